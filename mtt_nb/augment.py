@@ -10,23 +10,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['OPERATIONS', 'MAGNITUDES', 'GEOMETRIC', 'warp_by_hand', 'warp', 'DSA']
+__all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'adjust_color', 'hole', 'warp_by_hand', 'warp',
+           'affine', 'draw', 'Strategy', 'DSA']
 
-# %% ../nbs/02_augment.ipynb #c4ce674d
-OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
-MAGNITUDES = dict(brightness=1.0, saturation=2.0, contrast=0.5, crop=0.125, cutout=0.5, flip=0.5, scale=1.2, rotate=15.0)
-GEOMETRIC = {"crop", "flip", "scale", "rotate"}
+# %% ../nbs/02_augment.ipynb #12751140
+def adjust_color(
+    x: Tensor,  # images [n,C,H,W]
+    brightness: Tensor,  # [n], added
+    saturation: Tensor,  # [n], factor on the distance of every pixel from its mean over the channels
+    contrast: Tensor,  # [n], factor on the distance of every pixel from the mean of the image
+) -> Tensor:
+    "Brightness, then saturation, then contrast"
+    brightness, saturation, contrast = (p[:, None, None, None] for p in (brightness, saturation, contrast))
+    x = x + brightness
+    grey = x.mean(1, keepdim=True)
+    x = grey + (x - grey) * saturation
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return mean + (x - mean) * contrast
 
-# %% ../nbs/02_augment.ipynb #b02a8b9e
+# %% ../nbs/02_augment.ipynb #96f297e1
+def hole(
+    cut_x: Tensor,  # [n], column of the middle; infinite for no hole
+    cut_y: Tensor,  # [n], row of the middle
+    h: int, w: int,
+    share: float,  # of the height and the width
+) -> Tensor:  # [n,1,h,w], True in the hole
+    "Where cutout blanks an image: a rectangle, which may hang over the edge"
+    def inside(middle, side):
+        size = int(side * share + 0.5)
+        offset = torch.arange(side, device=middle.device) - middle[:, None] + size // 2
+        return (offset >= 0) & (offset < size)
+    return inside(cut_y, h)[:, None, :, None] & inside(cut_x, w)[:, None, None, :]
+
+# %% ../nbs/02_augment.ipynb #23f16012
 def warp_by_hand(
     x: Tensor,  # images [n,C,H,W]
     matrix: Tensor,  # [n,2,3]: where an output pixel reads, from its own place; both in coordinates from -1 to 1
 ) -> Tensor:
-    "Affine warp by bilinear interpolation, zero outside; the order of its sums is fixed on every device"
+    "Affine warp by bilinear interpolation, zero outside"
     n, c, h, w = x.shape
-    v, u = torch.meshgrid(torch.arange(h, device=x.device), torch.arange(w, device=x.device), indexing="ij")
+    like = dict(device=x.device, dtype=x.dtype)
+    v, u = torch.meshgrid(torch.arange(h, **like), torch.arange(w, **like), indexing="ij")
     place = torch.stack([(2 * u + 1) / w - 1, (2 * v + 1) / h - 1, torch.ones_like(u)], -1).reshape(-1, 3)
-    read = place.to(x) @ matrix.transpose(1, 2)
+    read = place @ matrix.transpose(1, 2)
     u, v = ((read[..., 0] + 1) * w - 1) / 2, ((read[..., 1] + 1) * h - 1) / 2
     pixels = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, c)  # one row a pixel, in a frame of zeros
     first = torch.arange(n, device=x.device)[:, None] * (h + 2) * (w + 2)
@@ -38,41 +64,110 @@ def warp_by_hand(
         out = out + pixels[at] * share[..., None]
     return out.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
-# %% ../nbs/02_augment.ipynb #a382000f
+# %% ../nbs/02_augment.ipynb #7a26f146
 def warp(x: Tensor, matrix: Tensor) -> Tensor:
-    "`warp_by_hand` by PyTorch's fused kernel, save on CUDA, where that kernel's gradient adds up in no fixed order"
-    if x.is_cuda: return warp_by_hand(x, matrix)
+    "`warp_by_hand` by PyTorch's fused kernel on a CPU; elsewhere by hand, as that kernel's gradient is not repeatable on a GPU"
+    if x.device.type != "cpu": return warp_by_hand(x, matrix)
     return F.grid_sample(x, F.affine_grid(matrix, x.shape, align_corners=False), align_corners=False)
 
-# %% ../nbs/02_augment.ipynb #96a3115e
-class DSA:
-    """Differentiable Siamese augmentation (Zhao and Bilen, ICML 2021), as trajectory matching uses it.
+# %% ../nbs/02_augment.ipynb #7f6aa34f
+PARAMETERS = dict(  # of every operation, in the order in which they are applied, with the values that do nothing
+    color=dict(brightness=0.0, saturation=1.0, contrast=1.0),
+    crop=dict(shift_x=0.0, shift_y=0.0),  # in pixels
+    flip=dict(flip=1.0),  # -1 mirrors
+    scale=dict(scale_x=1.0, scale_y=1.0),
+    rotate=dict(angle=0.0),  # in radians
+    cutout=dict(cut_x=math.inf, cut_y=math.inf),  # middle of the hole, in pixels
+)
+OPERATIONS = tuple(PARAMETERS)
+NEUTRAL = {name: value for parameters in PARAMETERS.values() for name, value in parameters.items()}
+GEOMETRIC = {"crop", "flip", "scale", "rotate"}
 
-    `mode="one"` is the published behaviour: each call (each row, where parameters for several calls are drawn at once)
-    draws one operation for all its images, and each image its own magnitude. `mode="all"` composes all operations:
-    colour, then one affine warp for crop, flip, scale and rotate together, then cutout."""
+# %% ../nbs/02_augment.ipynb #444be6d3
+def affine(
+    p: dict[str, Tensor],  # parameters [n]; those of crop, flip, scale and rotate count, and do nothing if missing
+    h: int, w: int,
+) -> Tensor:  # [n,2,3] for `warp`
+    "Where an output pixel reads after crop, flip, scale and rotate, in this order"
+    def get(name): return p[name] if name in p else torch.full_like(next(iter(p.values())), NEUTRAL[name])
+    cos, sin, sx, sy = get("angle").cos(), get("angle").sin(), get("scale_x") * get("flip"), get("scale_y")
+    x_row = torch.stack([sx * cos, -sx * sin * h / w, get("shift_x") * 2 / w], 1)
+    y_row = torch.stack([sy * sin * w / h, sy * cos, get("shift_y") * 2 / h], 1)
+    return torch.stack([x_row, y_row], 1)
+
+# %% ../nbs/02_augment.ipynb #90b50030
+MAGNITUDES = dict(brightness=1.0, saturation=2.0, contrast=0.5, crop=0.125, cutout=0.5, flip=0.5, scale=1.2, rotate=15.0)
+
+def draw(
+    operation: str,  # one of OPERATIONS
+    size: tuple[int, ...],  # of the tensor of each parameter
+    shape: tuple[int, int, int],  # of an image: C, H, W
+    m: dict[str, float],  # magnitudes, as in MAGNITUDES
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    "Draw the parameters of one operation, on the generator's device"
+    on = dict(generator=generator, device=generator.device)
+    def uniform(low, high): return low + (high - low) * torch.rand(size, **on)
+    def whole(low, high): return torch.randint(low, high + 1, size, **on).float()
+    def pixels(side, share): return int(side * share + 0.5)
+    _, h, w = shape
+    if operation == "color":
+        return dict(brightness=uniform(-0.5, 0.5) * m["brightness"], saturation=uniform(0, 1) * m["saturation"],
+                    contrast=uniform(0, 1) + m["contrast"])
+    if operation == "crop":
+        x, y = pixels(w, m["crop"]), pixels(h, m["crop"])
+        return dict(shift_x=whole(-x, x), shift_y=whole(-y, y))
+    if operation == "flip": return dict(flip=1 - 2 * (uniform(0, 1) < m["flip"]).float())
+    if operation == "scale": return {name: uniform(1 / m["scale"], m["scale"]) for name in ("scale_x", "scale_y")}
+    if operation == "rotate": return dict(angle=torch.deg2rad(uniform(-m["rotate"], m["rotate"])))
+    x, y = pixels(w, m["cutout"]), pixels(h, m["cutout"])  # an even hole has its middle between pixels: one place more
+    return dict(cut_x=whole(0, w - x % 2), cut_y=whole(0, h - y % 2))
+
+# %% ../nbs/02_augment.ipynb #2b472ca0
+class Strategy:
+    "Which operations to apply, how they meet, and how strong they are"
     def __init__(
         self,
         strategy="color_crop_cutout_flip_scale_rotate",  # operations joined by "_"; "none" leaves images as they are
         *,
-        mode="one",
+        mode="one",  # "one": one operation a call, drawn at random; "all": all of them, composed
         **magnitudes,  # instead of those in MAGNITUDES
     ):
-        self.operations = () if strategy == "none" else tuple(strategy.split("_"))
-        unknown = [o for o in self.operations if o not in OPERATIONS]
-        if unknown: raise ValueError(f"augmentation {strategy!r}: unknown {', '.join(map(repr, unknown))}; join any of {', '.join(OPERATIONS)} by '_', or say 'none'")
+        operations = () if strategy == "none" else tuple(strategy.split("_"))
+        if wrong := [o for o in operations if o not in OPERATIONS or operations.count(o) > 1]:
+            raise ValueError(f"augmentation {strategy!r}: unknown or repeated {', '.join(map(repr, wrong))}; "
+                             f"join any of {', '.join(OPERATIONS)} by '_', or say 'none'")
         if mode not in ("one", "all"): raise ValueError(f"mode {mode!r}: 'one' operation a call, or 'all' composed")
-        wrong = set(magnitudes) - set(MAGNITUDES)
-        if wrong: raise ValueError(f"unknown magnitude {', '.join(sorted(wrong))}: known are {', '.join(MAGNITUDES)}")
-        self.strategy, self.mode, self.magnitudes = strategy, mode, {**MAGNITUDES, **magnitudes}
+        for name, value in magnitudes.items():
+            if name not in MAGNITUDES: raise ValueError(f"unknown magnitude {name!r}: known are {', '.join(MAGNITUDES)}")
+            low, high = 1 if name == "scale" else 0, 1 if name in ("crop", "cutout", "flip") else math.inf
+            if not low <= value <= high: raise ValueError(f"magnitude {name}={value}: must lie between {low} and {high}")
+        self.strategy, self.operations, self.mode, self.magnitudes = strategy, operations, mode, {**MAGNITUDES, **magnitudes}
 
     @property
     def options(self) -> dict:
         "What rebuilds this object: `DSA(dsa.strategy, **dsa.options)`"
         return {"mode": self.mode, **{k: v for k, v in self.magnitudes.items() if v != MAGNITUDES[k]}}
 
-    def __repr__(self): return f"DSA({self.strategy!r}, {', '.join(f'{k}={v!r}' for k, v in self.options.items())})"
+    def __repr__(self):
+        return f"{type(self).__name__}({self.strategy!r}, {', '.join(f'{k}={v!r}' for k, v in self.options.items())})"
 
+# %% ../nbs/02_augment.ipynb #dd53d233
+def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dict[str, Tensor]:
+    "The operations' parameters as vectors with one entry for every image of x [*lead,C,H,W], of its type and on its device"
+    try: return {name: params[name].to(x).expand(lead).reshape(-1) for o in operations for name in PARAMETERS[o]}
+    except KeyError as name: raise ValueError(f"no parameter {name}, drawn by another strategy? use sample of this one") from None
+    except RuntimeError:
+        given = tuple(next(iter(params.values())).shape)
+        raise ValueError(f"parameters for {given} images, but images {tuple(x.shape)}: use sample({tuple(lead)}, ...)") from None
+
+# %% ../nbs/02_augment.ipynb #c5815b0c
+class DSA(Strategy):
+    """Differentiable Siamese augmentation (Zhao and Bilen, ICML 2021), as trajectory matching uses it.
+
+    `mode="one"` is the published behaviour: each call (each row, where parameters for several calls are drawn at once)
+    draws one operation for all its images, and each image its own magnitude. `mode="all"` composes all operations:
+    colour, then one affine warp for crop, flip, scale and rotate together, then cutout."""
     def sample(
         self,
         n: int | tuple[int, int],  # images, or (calls, images of each call)
@@ -81,31 +176,12 @@ class DSA:
     ) -> dict[str, Tensor]:  # a tensor of shape n for every parameter, on the generator's device
         "Draw the parameters of one call, or of many at once"
         size = n if isinstance(n, tuple) else (1, n)
-        m, device, (_, h, w) = self.magnitudes, generator.device, shape
-        def uniform(low, high): return low + (high - low) * torch.rand(size, generator=generator, device=device)
-        def whole(low, high): return torch.randint(low, high + 1, size, generator=generator, device=device).float()
-        chosen = torch.randint(max(len(self.operations), 1), (size[0], 1), generator=generator, device=device)
+        chosen = torch.randint(max(len(self.operations), 1), (size[0], 1), generator=generator, device=generator.device)
         params = {}
-        def put(operation, name, value, neutral):
-            if self.mode == "one": value = torch.where(chosen == self.operations.index(operation), value, neutral)
-            params[name] = value.view(n) if isinstance(n, int) else value
-        if "color" in self.operations:
-            put("color", "brightness", uniform(-0.5, 0.5) * m["brightness"], 0.0)
-            put("color", "saturation", uniform(0, 1) * m["saturation"], 1.0)
-            put("color", "contrast", uniform(0, 1) + m["contrast"], 1.0)
-        if "crop" in self.operations:
-            for name, side in (("shift_x", w), ("shift_y", h)):
-                reach = int(side * m["crop"] + 0.5)
-                put("crop", name, whole(-reach, reach), 0.0)
-        if "flip" in self.operations:
-            put("flip", "flip", 1 - 2 * (uniform(0, 1) < m["flip"]).float(), 1.0)
-        if "scale" in self.operations:
-            for name in ("scale_x", "scale_y"): put("scale", name, uniform(1 / m["scale"], m["scale"]), 1.0)
-        if "rotate" in self.operations:
-            put("rotate", "angle", torch.deg2rad(uniform(-m["rotate"], m["rotate"])), 0.0)
-        if "cutout" in self.operations:
-            for name, side in (("cut_x", w), ("cut_y", h)):
-                put("cutout", name, whole(0, side - int(side * m["cutout"] + 0.5) % 2), math.inf)
+        for operation in filter(self.operations.__contains__, OPERATIONS):
+            here = (chosen == self.operations.index(operation)) | (self.mode == "all")
+            for name, values in draw(operation, size, shape, self.magnitudes, generator).items():
+                params[name] = torch.where(here, values, NEUTRAL[name]).view(n)
         return params
 
     def __call__(
@@ -115,37 +191,8 @@ class DSA:
     ) -> Tensor:  # like x
         "Apply the operations with these parameters: differentiable in x; same parameters, same result"
         *lead, _, h, w = x.shape
-        p = {}
-        for name, value in params.items():
-            try: p[name] = value.to(x).expand(lead).reshape(-1, 1, 1, 1)
-            except RuntimeError: raise ValueError(f"parameters for {tuple(value.shape)} images, but images {tuple(x.shape)}: draw them with sample({tuple(lead)}, ...)") from None
-        out = x.reshape(-1, *x.shape[-3:])
-        if "color" in self.operations: out = self._color(out, p)
-        if GEOMETRIC & set(self.operations): out = warp(out, self._matrix(p, h, w))
-        if "cutout" in self.operations: out = out.masked_fill(self._hole(p, h, w), 0)
+        out, p = x.reshape(-1, *x.shape[-3:]), _aligned(params, self.operations, x, lead)
+        if "color" in self.operations: out = adjust_color(out, p["brightness"], p["saturation"], p["contrast"])
+        if GEOMETRIC & set(self.operations): out = warp(out, affine(p, h, w))
+        if "cutout" in self.operations: out = out.masked_fill(hole(p["cut_x"], p["cut_y"], h, w, self.magnitudes["cutout"]), 0)
         return out.view(x.shape)
-
-    def _color(self, x, p):
-        x = x + p["brightness"]
-        grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * p["saturation"]
-        mean = x.mean((1, 2, 3), keepdim=True)
-        return mean + (x - mean) * p["contrast"]
-
-    def _matrix(self, p, h, w):
-        "[n,2,3]: flip and scale after a turn about the centre, then the shift"
-        some = next(iter(p.values()))[:, 0, 0, 0]
-        def get(name, neutral): return p[name][:, 0, 0, 0] if name in p else torch.full_like(some, neutral)
-        angle, sx, sy = get("angle", 0.0), get("scale_x", 1.0) * get("flip", 1.0), get("scale_y", 1.0)
-        cos, sin = angle.cos(), angle.sin()
-        x_row = torch.stack([sx * cos, -sx * sin * h / w, get("shift_x", 0.0) * 2 / w], 1)
-        y_row = torch.stack([sy * sin * w / h, sy * cos, get("shift_y", 0.0) * 2 / h], 1)
-        return torch.stack([x_row, y_row], 1)
-
-    def _hole(self, p, h, w):
-        "True where cutout blanks a pixel: a square about (cut_x, cut_y), which may hang over the edge"
-        size_y, size_x = (int(side * self.magnitudes["cutout"] + 0.5) for side in (h, w))
-        like = p["cut_x"]
-        from_x = torch.arange(w, device=like.device) - p["cut_x"] + size_x // 2
-        from_y = torch.arange(h, device=like.device)[:, None] - p["cut_y"] + size_y // 2
-        return (from_x >= 0) & (from_x < size_x) & (from_y >= 0) & (from_y < size_y)

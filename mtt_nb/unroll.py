@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['gradient', 'full_unroll', 'AdjointUnroll', 'unroll']
+__all__ = ['gradient', 'full_unroll', 'pull_back', 'AdjointUnroll', 'unroll']
 
 # %% ../nbs/05_unroll.ipynb #e15deac9
 def gradient(
@@ -23,58 +23,90 @@ def gradient(
     "g(theta, x): the gradient of the mean cross-entropy on a batch"
     return torch.autograd.grad(F.cross_entropy(model(theta, x), y), theta, create_graph=create_graph)[0]
 
-# %% ../nbs/05_unroll.ipynb #6680a222
+# %% ../nbs/05_unroll.ipynb #8cb23d23
 def full_unroll(model, theta, xs, ys, lr, momentum) -> tuple[Tensor, Tensor]:
     "N student steps with the whole graph kept: theta_N, and the path [N+1,P] without gradient"
     if not theta.requires_grad: theta = theta.detach().requires_grad_()
-    path, velocity = [theta.detach()], None
-    for x, y, step in zip(xs, ys, lr):
+    path, velocity = [theta.detach()], 0.0
+    for x, y, step in zip(xs, ys, lr, strict=True):
         g = gradient(model, theta, x, y, create_graph=True)
-        velocity = g if velocity is None else momentum * velocity + g
+        velocity = momentum * velocity + g if momentum else g
         theta = theta - step * velocity
         path.append(theta.detach())
     return theta, torch.stack(path)
 
-# %% ../nbs/05_unroll.ipynb #dcfffa06
+# %% ../nbs/05_unroll.ipynb #25b78062
+def pull_back(
+    model,
+    inputs: tuple[Tensor, Tensor, Tensor],  # theta, x and y of one step
+    wanted: tuple[bool, bool, bool],  # which of them to differentiate by
+    nu: Tensor,  # [P]
+) -> tuple[Tensor, list[Tensor | None]]:  # g, and (dg/dtheta)^T nu, (dg/dx)^T nu, (dg/dy)^T nu
+    "The gradient of one step and the products of a vector with its derivatives; the step's graph is gone on return"
+    leaves = [t.detach().requires_grad_(i == 0 or want) for i, (t, want) in enumerate(zip(inputs, wanted, strict=True))]
+    chosen = [t for t, want in zip(leaves, wanted, strict=True) if want]
+    with torch.enable_grad(): g = gradient(model, *leaves, create_graph=bool(chosen))
+    products = iter(torch.autograd.grad(g, chosen, nu, materialize_grads=True) if chosen else ())
+    return g.detach(), [next(products) if want else None for want in wanted]
+
+# %% ../nbs/05_unroll.ipynb #8f00fe77
 class AdjointUnroll(torch.autograd.Function):
     """The same N steps with one step's graph alive at a time.
 
-    Forward keeps the points theta_0..theta_N (and the velocities, with momentum). Backward carries lambda, the gradient
-    with respect to the student's state, from step N to step 0, and builds each step's graph anew."""
+    Forward keeps the points theta_0..theta_N (and the velocities, with momentum). Backward carries lambda and nu, the gradients
+    with respect to the student's point and velocity, from step N to step 0, and builds each step's graph anew."""
     @staticmethod
     def forward(ctx, model, momentum, theta, xs, ys, lr):
-        path, velocities = [theta.detach()], []
-        for x, y, step in zip(xs, ys, lr):
-            with torch.enable_grad(): g = gradient(model, path[-1].detach().requires_grad_(), x, y)
-            velocities = [*velocities, momentum * velocities[-1] + g if velocities else g] if momentum else [g]
-            path.append(path[-1] - step * velocities[-1])
-        path = torch.stack(path)
+        path, velocity, velocities = theta.new_empty(len(xs) + 1, len(theta)), 0.0, []
+        path[0] = theta
+        for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            with torch.enable_grad(): g = gradient(model, path[i].detach().requires_grad_(), x, y)
+            velocity = momentum * velocity + g if momentum else g
+            path[i + 1] = path[i] - lr[i] * velocity
+            if momentum: velocities.append(velocity)
         ctx.model, ctx.momentum = model, momentum
-        ctx.save_for_backward(path, torch.stack(velocities) if momentum else None, xs, ys, lr)
+        ctx.save_for_backward(path, xs, ys, lr, *velocities)
         ctx.mark_non_differentiable(path)
+        ctx.set_materialize_grads(False)  # else backward is handed zeros of the size of the path
         return path[-1].clone(), path
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, lam, _):
-        path, velocities, xs, ys, lr = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            raise RuntimeError("memory='constant' gives first derivatives only: for create_graph=True unroll with memory='full'")
+        if lam is None: return (None,) * 6  # the end point was not used
+        path, xs, ys, lr, *velocities = ctx.saved_tensors
         *_, need_theta, need_x, need_y, need_lr = ctx.needs_input_grad
-        lam_v = torch.zeros_like(lam)  # lambda's part for the velocity
         dx, dy, dlr = (torch.empty_like(t) if need else None for t, need in ((xs, need_x), (ys, need_y), (lr, need_lr)))
+        nu = torch.zeros_like(lam)
         for i in reversed(range(len(xs))):
-            theta, x = path[i].detach().requires_grad_(), xs[i].detach().requires_grad_(need_x)
-            y = ys[i].detach().requires_grad_(need_y)
-            with torch.enable_grad(): g = gradient(ctx.model, theta, x, y, create_graph=True)
-            if need_lr: dlr[i] = -(lam @ (velocities[i] if ctx.momentum else g.detach()))
-            lam_v = ctx.momentum * lam_v - lr[i] * lam  # theta_{i+1} = theta_i - lr v_{i+1},  v_{i+1} = momentum v_i + g_i
-            wanted = [theta] + [x] * need_x + [y] * need_y
-            d_theta, *rest = torch.autograd.grad(g, wanted, lam_v)
-            lam = lam + d_theta
-            if need_x: dx[i] = rest.pop(0)
-            if need_y: dy[i] = rest.pop(0)
+            nu = ctx.momentum * nu - lr[i] * lam
+            wanted = (i > 0 or need_theta, need_x, need_y)
+            g, (d_theta, d_x, d_y) = pull_back(ctx.model, (path[i], xs[i], ys[i]), wanted, nu)
+            if need_x: dx[i] = d_x
+            if need_y: dy[i] = d_y
+            if need_lr: dlr[i] = -lam @ (velocities[i] if velocities else g)
+            if d_theta is not None: lam = lam + d_theta
         return None, None, lam if need_theta else None, dx, dy, dlr
 
-# %% ../nbs/05_unroll.ipynb #eaacfad7
+# %% ../nbs/05_unroll.ipynb #609b0133
+def _check_unroll(theta, xs, ys, lr, momentum, memory):
+    "ValueError for input that `unroll` cannot take"
+    if memory not in ("constant", "full"): raise ValueError(f"memory {memory!r}: 'constant' or 'full'")
+    if not 0 <= momentum < 1: raise ValueError(f"momentum {momentum}: must be at least 0 and below 1")
+    shapes = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in (("theta", theta), ("xs", xs), ("ys", ys)))
+    if theta.ndim != 1 or not theta.is_floating_point():
+        raise ValueError(f"{shapes}: theta must be one vector of floats [P], as FlatModel.init gives")
+    if xs.ndim < 3 or 0 in xs.shape: raise ValueError(f"{shapes}: xs must be [N,B,...] with no side 0; for one step give x[None]")
+    if ys.shape[:2] != xs.shape[:2]: raise ValueError(f"{shapes}: xs and ys must both begin with the same [N,B]")
+    if xs.dtype != theta.dtype: raise ValueError(f"{shapes}: xs must have theta's type, as by xs.to(theta.dtype)")
+    if (ys.dtype, ys.ndim) not in ((torch.int64, 2), (theta.dtype, 3)):
+        raise ValueError(f"{shapes}: ys must be classes [N,B] of torch.int64, or probabilities [N,B,K] of theta's type")
+    if not xs.device == ys.device == theta.device:
+        raise ValueError(f"xs on {xs.device}, ys on {ys.device}, theta on {theta.device}: must be on one device")
+    if lr.shape not in ((), (len(xs),)): raise ValueError(f"lr {tuple(lr.shape)}: must be one number, or {len(xs)} for as many steps")
+
+# %% ../nbs/05_unroll.ipynb #2c75005a
 def unroll(
     model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits, the same at every call
     theta: Tensor,  # theta_0 [P]
@@ -86,14 +118,11 @@ def unroll(
     memory="constant",  # "constant": exact adjoint sweep; "full": PyTorch's own graph of all steps
     return_path=False,  # also return the points passed [N+1,P], without gradient
 ) -> Tensor:  # theta_N [P], differentiable in theta, xs, lr and soft ys
-    "N steps of SGD from theta on the given batches (paper, Algorithm 1, lines 7 to 11)"
-    if memory not in ("constant", "full"): raise ValueError(f"memory {memory!r}: 'constant' or 'full'")
-    if xs.ndim < 2 or len(xs) == 0: raise ValueError(f"xs of shape {tuple(xs.shape)}: must be [N,B,...] with N at least 1")
-    if ys.shape[:2] != xs.shape[:2]: raise ValueError(f"xs {tuple(xs.shape)} but ys {tuple(ys.shape)}: both must begin with the same [N,B]")
-    if not 0 <= momentum < 1: raise ValueError(f"momentum {momentum}: must be at least 0 and below 1")
+    "N steps of SGD from theta (the inner loop of the paper's Algorithm 1); ValueError for input that does not fit together"
     lr = torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
-    if lr.ndim > 1 or (lr.ndim == 1 and len(lr) != len(xs)): raise ValueError(f"lr of shape {tuple(lr.shape)}: must be one number, or one for each of {len(xs)} steps")
+    _check_unroll(theta, xs, ys, lr, momentum, memory)
     lr = lr.expand(len(xs))
-    if memory == "full": end, path = full_unroll(model, theta, xs, ys, lr, momentum)
-    else: end, path = AdjointUnroll.apply(model, momentum, theta, xs, ys, lr)
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (theta, xs, ys, lr))
+    if memory == "full" and differentiable: end, path = full_unroll(model, theta, xs, ys, lr, momentum)
+    else: end, path = AdjointUnroll.apply(model, momentum, theta, xs, ys, lr)  # which keeps no graph if nothing asks for one
     return (end, path) if return_path else end

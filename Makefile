@@ -1,0 +1,26 @@
+# `make demo` and `make test` do all the set-up by themselves; they need Python 3.10 or later with pip, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test lab clean
+
+demo: $(READY)  ## distil the handwritten digits to one image per class
+	$(BIN)/mtt-nb demo
+
+lab: $(READY)  ## open the notebooks
+	$(BIN)/jupyter lab nbs
+
+test: $(READY)  ## everything that must hold: the library is in step with the notebooks, lint, the notebooks, the tests
+	$(BIN)/python -m pytest tests/test_project.py
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+$(READY): setup.py settings.ini pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,3 @@
+from mtt_nb.cli import main
+
+main()

@@ -1,0 +1,698 @@
+// Three linked views of a distillation run on one canvas: the plane, the images, the curves.
+// The whole recorded history lives in the page, so that looking back asks nothing of the kernel.
+
+const KINDS = { uint8: Uint8Array, int8: Int8Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
+const MAX_FRAMES = 300, MAX_POINTS = 4000;
+
+function unpack(x, buffers) {
+  if (Array.isArray(x)) return x.map(v => unpack(v, buffers));
+  if (x === null || typeof x !== "object") return x;
+  if (!("buffer" in x)) return Object.fromEntries(Object.entries(x).map(([k, v]) => [k, unpack(v, buffers)]));
+  const b = buffers[x.buffer], bytes = b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength);  // a copy, so that it is aligned
+  return Object.assign(new KINDS[x.dtype](bytes), { shape: x.shape });
+}
+
+const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+const last = list => list[list.length - 1];
+const short = x => x === 0 ? "0" : Math.abs(x) >= 1e4 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3));
+const thin = list => { const end = last(list); const kept = list.filter((_, i) => i % 2 === 0); if (last(kept) !== end) kept.push(end); return kept; };
+
+// ---------------------------------------------------------------- what the page knows of the runs
+
+const newRun = info => ({ info, frames: [], points: [], accuracy: [], planes: new Map(), boxes: new Map(), status: {}, poke: null, inside: null });
+
+function addPlanes(run, planes) {
+  for (const p of planes ?? []) {
+    run.planes.set(p.expert, p);
+    run.boxes.set(p.expert, boxOf(p.path));
+  }
+}
+
+function boxOf(path) {
+  const box = [Infinity, Infinity, -Infinity, -Infinity];
+  for (let i = 0; i < path.length; i += 2) grow(box, path[i], path[i + 1]);
+  return box;
+}
+
+function grow(box, x, y) {
+  box[0] = Math.min(box[0], x); box[1] = Math.min(box[1], y); box[2] = Math.max(box[2], x); box[3] = Math.max(box[3], y);
+}
+
+function addFrame(run, frame) {
+  const at = run.frames.findLastIndex(f => f.step <= frame.step);
+  if (at >= 0 && run.frames[at].step === frame.step) run.frames[at] = frame;
+  else run.frames.splice(at + 1, 0, frame);
+  if (run.frames.length > MAX_FRAMES) run.frames = thin(run.frames);
+  const plane = run.planes.get(frame.expert);
+  if (frame.path && plane) {  // make room for the student, but never so much that the expert becomes a dot
+    const [a, b, c, d] = boxOf(plane.path), w = c - a, h = d - b, box = run.boxes.get(frame.expert);
+    for (let i = 0; i < frame.path.length; i += 2)
+      grow(box, clamp(frame.path[i], a - w / 2, c + w / 2), clamp(frame.path[i + 1], b - h, d + h));
+  }
+}
+
+function receive(store, message) {
+  const run = store.runs[message.run];
+  if (message.kind === "replay") store.runs = message.runs.map(newRun);
+  if (message.kind === "replay" || message.kind === "reset") for (const view of store.views) view.restart();
+  if (message.kind === "reset") {
+    store.runs[message.run] = Object.assign(newRun(message.info), { planes: run.planes, boxes: run.boxes });
+  }
+  const target = store.runs[message.run];
+  if (!target) return;
+  addPlanes(target, message.planes);
+  for (const frame of message.frames ?? []) addFrame(target, frame);
+  if (message.points) {
+    const p = message.points, from = last(target.points)?.[0] ?? -1;
+    for (let i = 0; i < p.length; i += 3) if (p[i] > from) target.points.push([p[i], p[i + 1], p[i + 2]]);
+    if (target.points.length > MAX_POINTS) target.points = thin(target.points);
+  }
+  for (const a of message.accuracy ?? []) if (a[0] > (last(target.accuracy)?.[0] ?? -1)) target.accuracy.push(a);
+  if (message.status) target.status = message.status;
+  if (message.kind === "poke") target.poke = message;
+  if (message.kind === "inside") target.inside = message;
+}
+
+const stores = new WeakMap();
+
+function storeOf(model) {
+  if (!stores.has(model)) {
+    const store = { runs: [], views: new Set() };
+    stores.set(model, store);
+    model.on("msg:custom", (content, buffers) => {
+      const message = unpack(content, buffers);
+      receive(store, message);
+      for (const view of store.views) view.told(message);
+    });
+    model.send({ kind: "ready" });
+  }
+  return stores.get(model);
+}
+
+// ---------------------------------------------------------------- page elements
+
+function element(tag, parent, attributes = {}, text = "") {
+  const e = document.createElement(tag);
+  for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v);
+  if (text) e.textContent = text;
+  parent?.append(e);
+  return e;
+}
+
+class View {
+  constructor(model, el) {
+    Object.assign(this, { model, store: storeOf(model), cursor: null, peek: null, k: null, locked: null, plane: null, switched: 0,
+                          open: null, strokes: null, drag: null, asked: 0, drawn: 0, regions: [], dirty: false, lastDraw: 0 });
+    this.root = element("div", el, { class: "mtt" });
+    this.build();
+    this.still = matchMedia("(prefers-reduced-motion: reduce)");
+    this.undo = [];
+    const watch = (target, what, f) => { target.addEventListener(what, f); this.undo.push(() => target.removeEventListener(what, f)); };
+    watch(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.redraw());
+    const theme = new MutationObserver(() => this.redraw());
+    theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
+    const size = new ResizeObserver(() => this.redraw());
+    size.observe(this.root);
+    this.undo.push(() => theme.disconnect(), () => size.disconnect());
+    this.store.views.add(this);
+    this.redraw();
+  }
+
+  build() {
+    const r = this.root;
+    this.status = element("div", r, { class: "mtt-status", role: "status", "aria-live": "off" });
+    this.stage = element("div", r, { class: "mtt-stage" });
+    this.canvas = element("canvas", this.stage, { tabindex: 0, role: "img", class: "mtt-canvas" });
+    const row = element("div", r, { class: "mtt-row" });
+    this.liveButton = element("button", row, { type: "button", class: "mtt-live", title: "Follow the newest meta-step (Escape)" }, "Live");
+    this.scrub = element("input", row, { type: "range", class: "mtt-scrub", "aria-label": "meta-step shown", min: 0, max: 0, value: 0 });
+    this.scrubText = element("output", row, { class: "mtt-out" });
+    const inner = element("div", r, { class: "mtt-row mtt-inner" });
+    element("span", inner, { class: "mtt-lead" }, "Inside this meta-step");
+    this.kScrub = element("input", inner, { type: "range", class: "mtt-k", "aria-label": "student step shown", min: 0, max: 0, value: 0 });
+    this.kText = element("output", inner, { class: "mtt-out" });
+    this.sweepButton = element("button", inner, { type: "button", class: "mtt-sweep", title: "Which student step gives which image how much gradient" }, "Backward sweep");
+    this.freeButton = element("button", inner, { type: "button", class: "mtt-free", title: "Draw start and expert at random again" }, "Random segments");
+    this.chips = element("span", inner, { class: "mtt-chips", role: "group", "aria-label": "expert shown in the plane" });
+    this.buildPanel();
+    this.listen();
+  }
+
+  buildPanel() {
+    const p = this.panel = element("div", this.stage, { class: "mtt-panel", role: "dialog", "aria-label": "one image" });
+    p.hidden = true;
+    this.panelTitle = element("div", p, { class: "mtt-title" });
+    const pair = element("div", p, { class: "mtt-pair" });
+    this.big = element("canvas", pair, { class: "mtt-big", "aria-label": "the image: paint on it" });
+    this.grad = element("canvas", pair, { class: "mtt-grad", role: "img", "aria-label": "gradient of the matching loss on its pixels" });
+    this.panelText = element("div", p, { class: "mtt-note" });
+    const tools = element("div", p, { class: "mtt-row" });
+    element("label", tools, {}, "Brush").append(this.brush = element("input", null, { type: "range", min: 0, max: 255, value: 255, class: "mtt-brush", "aria-label": "brush, black to white" }),
+                                               this.colour = element("input", null, { type: "color", value: "#ffffff", class: "mtt-colour", "aria-label": "brush colour" }));
+    const button = (name, text, title) => element("button", tools, { type: "button", class: `mtt-${name}`, title }, text);
+    this.keepButton = button("keep", "Keep", "Give the run the painted image: the next meta-step starts from it");
+    this.undoButton = button("undo", "Undo", "Forget what was painted");
+    this.closeButton = button("close", "Close", "Escape");
+  }
+
+  listen() {
+    const c = this.canvas;
+    this.liveButton.onclick = () => this.goLive();
+    this.scrub.oninput = () => { this.cursor = +this.scrub.value; this.k = null; this.redraw(); };
+    this.kScrub.oninput = () => { this.k = +this.kScrub.value; this.redraw(); };
+    this.sweepButton.onclick = () => this.sweep();
+    this.freeButton.onclick = () => this.model.send({ kind: "segment", run: 0, expert: null });
+    this.closeButton.onclick = () => this.show(null);
+    this.keepButton.onclick = () => { if (this.open) { this.model.send({ kind: "keep", run: this.open.run }); this.strokes = null; } };
+    this.undoButton.onclick = () => { if (this.open) { this.strokes = null; this.model.send({ kind: "undo", run: this.open.run }); this.redraw(); } };
+    c.onpointermove = e => this.pointer(e);
+    c.onpointerdown = e => { c.focus({ preventScroll: true }); this.press(e); };
+    c.onpointerup = c.onpointercancel = e => this.release(e);
+    c.onpointerleave = () => { if (!this.drag) { this.peek = null; this.redraw(); } };
+    this.root.onkeydown = e => this.key(e);
+    const paint = e => this.paint(e);
+    this.big.onpointerdown = e => { this.big.setPointerCapture(e.pointerId); this.painting = true; paint(e); };
+    this.big.onpointermove = e => { if (this.painting) paint(e); };
+    this.big.onpointerup = this.big.onpointercancel = () => { this.painting = false; };
+  }
+
+  close() {
+    this.undo.forEach(f => f());
+    clearInterval(this.timer);
+    this.store.views.delete(this);
+  }
+
+  // -------------------------------------------------------------- which frame
+
+  steps() { return this.store.runs.flatMap(r => r.frames.length ? [last(r.frames).step] : []); }
+  latest() { return Math.max(0, ...this.steps()); }
+  wanted() { return this.peek ?? this.cursor ?? Infinity; }
+  frame(run) {
+    const at = run.frames.findLastIndex(f => f.step <= this.wanted());
+    return run.frames[Math.max(0, at)];
+  }
+  isLatest(run) { return this.frame(run) === last(run.frames); }
+  goLive() { this.cursor = this.peek = this.k = null; this.redraw(); }
+  restart() { this.cursor = this.peek = this.k = this.plane = this.strokes = this.asked = null; clearInterval(this.timer); this.show(null); }
+
+  move(by) {
+    const steps = [...new Set(this.store.runs.flatMap(r => r.frames.map(f => f.step)))].sort((a, b) => a - b);
+    if (!steps.length) return;
+    const at = steps.findLastIndex(s => s <= Math.min(this.cursor ?? Infinity, last(steps)));
+    const to = clamp(at + by, 0, steps.length - 1);
+    this.peek = this.k = null;
+    this.cursor = to === steps.length - 1 && by > 0 ? null : steps[to];
+    this.redraw();
+  }
+
+  moveInside(by) {
+    const n = this.innerSteps();
+    if (n) { this.k = clamp((this.k ?? (by > 0 ? -1 : n + 1)) + by, 0, n); this.redraw(); }
+  }
+  innerSteps() { const f = this.store.runs[0] && this.frame(this.store.runs[0]); return f?.distance ? f.distance.length - 1 : 0; }
+
+  key(e) {
+    if (e.target.tagName === "INPUT" && e.key !== "Escape") return;
+    const inside = e.shiftKey, act = {
+      ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
+      Home: () => this.move(-1e9), End: () => this.goLive(), Escape: () => this.open ? this.show(null) : this.goLive(),
+      " ": () => this.model.send({ kind: "toggle" }), s: () => this.model.send({ kind: "step" }),
+      "[": () => this.next(-1), "]": () => this.next(1),
+      ",": () => this.shift(-1, 0), ".": () => this.shift(1, 0), "<": () => this.shift(0, -1), ">": () => this.shift(0, 1),
+    }[e.key];
+    if (e.target.tagName === "BUTTON" && e.key === " ") return;
+    if (act) { act(); e.preventDefault(); e.stopPropagation(); }
+  }
+
+  // -------------------------------------------------------------- pointing
+
+  at(e) {
+    const box = this.canvas.getBoundingClientRect(), x = e.clientX - box.left, y = e.clientY - box.top;
+    return { x, y, region: this.regions.find(r => x >= r.x && x <= r.x + r.w && y >= r.y && y <= r.y + r.h) };
+  }
+
+  pointer(e) {
+    if (this.drag) return this.dragged(e);
+    const { x, y, region } = this.at(e), old = this.peek, oldK = this.k;
+    this.peek = null;
+    this.canvas.style.cursor = "default";
+    if (region?.kind === "curve") { this.peek = region.step(x); this.canvas.style.cursor = "ew-resize"; }
+    else if (region?.kind === "strip") { this.k = region.k(x); this.canvas.style.cursor = "ew-resize"; }
+    else if (region?.kind === "plane") {
+      const handle = region.handle(x, y), end = handle ? null : region.end(x, y);
+      if (handle) this.canvas.style.cursor = "grab";
+      if (end != null) { this.peek = end; this.canvas.style.cursor = "pointer"; }
+    } else if (region?.kind === "images" && region.image(x, y) != null) this.canvas.style.cursor = "zoom-in";
+    if (this.peek !== old || this.k !== oldK) this.redraw();
+  }
+
+  press(e) {
+    const { x, y, region } = this.at(e);
+    if (!region) return;
+    const handle = region.kind === "plane" ? region.handle(x, y) : null;
+    if (handle) this.drag = { kind: "segment", which: handle, region, epoch: region.epoch, target: region.target };
+    else if (region.kind === "curve") this.drag = { kind: "curve", region };
+    else if (region.kind === "strip") this.drag = { kind: "strip", region };
+    else if (region.kind === "plane" && region.end(x, y) != null) { this.cursor = region.end(x, y); this.redraw(); }
+    else if (region.kind === "images" && region.image(x, y) != null) this.show({ run: region.run, image: region.image(x, y) });
+    if (this.drag) { this.canvas.setPointerCapture(e.pointerId); this.dragged(e); }
+  }
+
+  dragged(e) {
+    const { x, y } = this.at(e), d = this.drag;
+    if (d.kind === "curve") this.cursor = this.peek = d.region.step(x);
+    if (d.kind === "strip") this.k = d.region.k(x);
+    if (d.kind === "segment") {
+      const near = d.region.nearest(x, y);
+      if (d.which === "start") d.epoch = Math.min(near, d.target - 1); else d.target = Math.max(near, d.epoch + 1);
+      this.askSegment(d.region.run, d.region.expert, d.epoch, d.target - d.epoch);
+    }
+    this.redraw();
+  }
+
+  release() {
+    if (this.drag?.kind === "curve") {
+      if (this.cursor >= this.latest()) this.cursor = null;
+      this.peek = null;
+    }
+    this.drag = null;
+    this.redraw();
+  }
+
+  askSegment(run, expert, epoch, span) {
+    const key = `${run} ${expert} ${epoch} ${span}`;
+    if (key === this.segmentKey) return;
+    this.segmentKey = key;
+    this.model.send({ kind: "segment", run, expert, epoch, span });
+  }
+
+  shift(start, target) {  // the keyboard's way to drag
+    const region = this.regions.find(r => r.kind === "plane" && r.movable);
+    if (!region) return;
+    const epoch = clamp(region.epoch + start, 0, region.target + target - 1), end = clamp(region.target + target, epoch + 1, region.epochs);
+    this.askSegment(region.run, region.expert, epoch, end - epoch);
+  }
+
+  // -------------------------------------------------------------- one image, painted
+
+  show(open) {
+    this.open = open; this.strokes = null;
+    this.panel.hidden = !open;
+    if (open) this.closeButton.focus({ preventScroll: true });
+    this.redraw();
+  }
+
+  next(by) {
+    const o = this.open ?? { run: 0, image: -Math.min(by, 0) - 1 }, n = this.store.runs[o.run]?.info.n ?? 0;
+    if (n) this.show({ run: o.run, image: (o.image + by + n) % n });
+  }
+
+  paint(e) {
+    const run = this.store.runs[this.open?.run], frame = run && this.frame(run);
+    if (!frame || !run.info.can.includes("paint") || !this.isLatest(run)) return;
+    if (run.status.running) this.model.send({ kind: "pause" });
+    const [h, w, c] = frame.images.shape.slice(1), box = this.big.getBoundingClientRect();
+    const px = clamp(Math.floor((e.clientX - box.left) / box.width * w), 0, w - 1), py = clamp(Math.floor((e.clientY - box.top) / box.height * h), 0, h - 1);
+    this.strokes ??= { pixels: new Uint8Array(h * w * c), mask: new Uint8Array(h * w) };
+    const radius = Math.floor(Math.min(h, w) / 24), ink = this.ink(c);
+    for (let y = Math.max(0, py - radius); y <= Math.min(h - 1, py + radius); y++)
+      for (let x = Math.max(0, px - radius); x <= Math.min(w - 1, px + radius); x++) {
+        this.strokes.mask[y * w + x] = 1;
+        for (let i = 0; i < c; i++) this.strokes.pixels[(y * w + x) * c + i] = ink[i];
+      }
+    this.sendPaint();
+    this.redraw();
+  }
+
+  ink(c) { return c === 1 ? [+this.brush.value] : [1, 3, 5].map(i => parseInt(this.colour.value.slice(i, i + 2), 16)); }
+
+  sendPaint() {  // one question at a time: strokes made meanwhile go with the next one
+    if (performance.now() - this.asked < 3000) { this.more = true; return; }
+    this.asked = performance.now(); this.more = false;
+    const { pixels, mask } = this.strokes;
+    this.model.send({ kind: "paint", run: this.open.run, image: this.open.image }, undefined, [pixels.slice().buffer, mask.slice().buffer]);
+  }
+
+  sweep() {
+    const run = this.store.runs[0], frame = run && this.frame(run);
+    if (!frame) return;
+    if (run.status.running) this.model.send({ kind: "pause" });
+    this.cursor = null;
+    this.model.send({ kind: "inside", run: 0 });
+  }
+
+  animateSweep(message) {
+    clearInterval(this.timer);
+    const n = message.norms.shape[0];
+    this.k = n - 1;
+    if (this.still.matches) return;
+    this.timer = setInterval(() => { if (this.k > 0) { this.k -= 1; this.redraw(); } else clearInterval(this.timer); }, clamp(5000 / n, 60, 400));
+  }
+
+  told(message) {
+    if (message.kind === "poke") {
+      this.asked = 0;
+      if (this.more && this.strokes) this.sendPaint();
+    }
+    if (message.kind === "inside") this.animateSweep(message);
+    if (message.kind === "tick" || message.kind === "reset") this.segmentKey = null;
+    this.redraw();
+  }
+
+  // -------------------------------------------------------------- drawing
+
+  redraw() {
+    if (this.dirty) return;
+    this.dirty = true;
+    const wait = this.still.matches ? clamp(500 - (performance.now() - this.lastDraw), 0, 500) : 0;
+    const go = () => requestAnimationFrame(() => { this.dirty = false; this.lastDraw = performance.now(); if (this.root.isConnected) this.draw(); });
+    if (wait) setTimeout(go, wait); else go();
+  }
+
+  draw() {
+    const { runs } = this.store, width = Math.max(320, this.stage.clientWidth), css = getComputedStyle(this.root);
+    const colour = name => css.getPropertyValue(`--mtt-${name}`).trim();
+    this.ink_ = Object.fromEntries(["text", "faint", "line", "expert", "student", "third", "accent"].map(n => [n, colour(n)]));
+    const parts = this.layout(width, runs), ratio = window.devicePixelRatio || 1, c = this.canvas;
+    if (c.width !== Math.round(width * ratio) || c.height !== Math.round(parts.height * ratio)) {
+      c.width = Math.round(width * ratio); c.height = Math.round(parts.height * ratio);
+      c.style.height = `${parts.height}px`;
+    }
+    const g = this.g = c.getContext("2d");
+    g.setTransform(ratio, 0, 0, ratio, 0, 0);
+    g.clearRect(0, 0, width, parts.height);
+    g.imageSmoothingEnabled = false;
+    g.lineJoin = "round";
+    this.regions = [];
+    runs.forEach((run, i) => {
+      const frame = this.frame(run), p = parts.runs[i];
+      if (p.plane) { this.drawPlane(run, i, frame, p.plane); this.drawStrip(run, frame, p.strip); }
+      this.drawImages(run, i, frame, p.images);
+    });
+    this.drawCurves(runs, parts.curves);
+    this.drawPanel();
+    this.words();
+  }
+
+  layout(width, runs) {
+    const n = Math.max(1, runs.length), gap = 16, w = (width - gap * (n - 1)) / n, out = { runs: [] };
+    const side = n === 1 && width > 560, strip = 92;
+    const pathless = run => !run.planes.size && !run.frames.some(f => f.distance);
+    const planeH = clamp(width * 0.34, 210, 380), high = planeH + strip + 8;
+    for (let i = 0; i < n; i++) {
+      const x = i * (w + gap);
+      if (!runs[i] || pathless(runs[i])) out.runs.push({ images: { x, y: 0, w, h: high } });
+      else if (side) {
+        const left = Math.round(w * 0.54);
+        out.runs.push({ plane: { x, y: 0, w: left, h: planeH }, strip: { x, y: planeH + 8, w: left, h: strip },
+                        images: { x: x + left + gap, y: 0, w: w - left - gap, h: high } });
+      } else {
+        out.runs.push({ plane: { x, y: 0, w, h: planeH }, strip: { x, y: planeH + 8, w, h: strip }, images: { x, y: high + 8, w, h: Math.min(w, 360) } });
+      }
+    }
+    const bottom = Math.max(...out.runs.map(p => p.images.y + p.images.h));
+    out.curves = { x: 0, y: bottom + 12, w: width, h: 128 };
+    out.height = bottom + 12 + 128;
+    return out;
+  }
+
+  text(s, x, y, { color = this.ink_.text, align = "left", size = 12, bold = false, base = "alphabetic", max } = {}) {
+    const g = this.g;
+    g.fillStyle = color; g.textAlign = align; g.textBaseline = base;
+    g.font = `${bold ? "600 " : ""}${size}px ${this.font ??= getComputedStyle(this.root).fontFamily}`;
+    g.fillText(s, x, y, max);
+  }
+
+  line(points, color, width = 1.5, dash = []) {
+    const g = this.g;
+    g.beginPath();
+    points.forEach(([x, y], i) => i ? g.lineTo(x, y) : g.moveTo(x, y));
+    g.strokeStyle = color; g.lineWidth = width; g.setLineDash(dash); g.stroke(); g.setLineDash([]);
+  }
+
+  dot(x, y, r, color, { square = false, hollow = false } = {}) {
+    const g = this.g;
+    g.beginPath();
+    if (square) g.rect(x - r, y - r, 2 * r, 2 * r); else g.arc(x, y, r, 0, 7);
+    g.fillStyle = g.strokeStyle = color; g.lineWidth = 2;
+    if (hollow) g.stroke(); else g.fill();
+  }
+
+  choosePlane(run, frame) {  // the expert whose plane is shown: while running no more than one change in three seconds
+    const mine = frame?.path ? frame.expert : null, now = performance.now();
+    if (this.locked != null && run.planes.has(this.locked)) return this.locked;
+    const hurried = run.status.running && this.cursor == null && this.peek == null && now - this.switched < 3000;
+    if (mine != null && mine !== this.plane && !(hurried && run.planes.has(this.plane))) { this.plane = mine; this.switched = now; }
+    return this.plane ?? run.planes.keys().next().value;
+  }
+
+  drawPlane(run, index, newest, r) {
+    const g = this.g, ink = this.ink_, expert = this.choosePlane(run, newest), plane = run.planes.get(expert);
+    this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space, plane of expert ${expert ?? "–"}`, r.x, r.y + 13, { bold: true, size: 13 });
+    if (!plane) return;
+    const wanted = newest?.step ?? Infinity, mine = run.frames.filter(f => f.step <= wanted && f.expert === expert && f.path), frame = last(mine);
+    const [x0, y0, x1, y1] = run.boxes.get(expert), pad = 0.07, in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
+    const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * pad));
+    const to = (x, y) => [in_.x + (x - x0 + (x1 - x0) * pad) * sx, in_.y + in_.h - (y - y0 + (y1 - y0) * pad) * sy];
+    const walk = path => Array.from({ length: path.length / 2 }, (_, i) => to(path[2 * i], path[2 * i + 1]));
+    g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
+    g.save(); g.beginPath(); g.rect(in_.x - 6, in_.y - 6, in_.w + 12, in_.h + 12); g.clip();
+    const path = walk(plane.path);
+    this.line(path, ink.expert, 2);
+    path.forEach(([x, y], t) => { this.dot(x, y, 3, ink.expert); if (t % 5 === 0 || t === path.length - 1) this.text(String(t), x, y - 7, { color: ink.expert, size: 10, align: "center" }); });
+    const ends = mine.slice(0, -1).map(f => ({ step: f.step, at: to(f.path[f.path.length - 2], f.path[f.path.length - 1]) }));
+    ends.forEach((e, i) => { g.globalAlpha = 0.12 + 0.5 * i / ends.length; this.dot(...e.at, 2.2, ink.student, { square: true }); });
+    g.globalAlpha = 1;
+    const region = { kind: "plane", run: index, ...r, expert, handle: () => null,
+                     end: (x, y) => ends.reduce((best, e) => { const d = Math.hypot(e.at[0] - x, e.at[1] - y); return d < best[0] ? [d, e.step] : best; }, [9, null])[1],
+                     nearest: (x, y) => path.reduce((best, p, t) => { const d = Math.hypot(p[0] - x, p[1] - y); return d < best[0] ? [d, t] : best; }, [Infinity, 0])[1] };
+    if (frame) this.drawStudent(run, frame, { to, walk, path, region });
+    g.restore();
+    const [e1, e2] = plane.explained, stretch = sy / sx;
+    this.text(`PC 1: ${(100 * e1).toFixed(1)} % of the expert's variance`, in_.x + in_.w, r.y + r.h - 8, { color: ink.faint, align: "right", size: 11 });
+    this.text(`drawn ×${short(stretch)} as high as wide`, in_.x, r.y + r.h - 8, { color: ink.faint, size: 11 });
+    g.save(); g.translate(r.x + 11, in_.y + in_.h / 2); g.rotate(-Math.PI / 2);
+    this.text(`PC 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
+    g.restore();
+    const crowd = [...path, ...(frame ? walk(frame.path) : [])];
+    this.legend(in_, crowd, frame && newest !== frame ? `student, step ${frame.step}` : "student", region.movable);
+    this.regions.push(region);
+  }
+
+  legend(in_, crowd, student, movable) {  // in the emptiest corner
+    const ink = this.ink_, w = 132, h = 58, corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
+    const points = ([cx, cy]) => crowd.filter(([x, y]) => x > cx - 12 && x < cx + w + 12 && y > cy - 16 && y < cy + h + 12).length;
+    const [x, y] = corners.reduce((best, c) => points(c) < points(best) ? c : best);
+    const row = (i, draw, s) => { draw(y + 14 * i + 4); this.text(s, x + 30, y + 14 * i + 8, { size: 11 }); };
+    row(0, v => { this.line([[x, v], [x + 24, v]], ink.expert, 2); this.dot(x + 12, v, 3, ink.expert); }, "expert, by epoch");
+    row(1, v => { this.line([[x, v], [x + 24, v]], ink.student, 2, [5, 3]); this.dot(x + 12, v, 3, ink.student, { square: true }); }, student);
+    row(2, v => this.dot(x + 12, v, 4.5, ink.text, { hollow: true, square: true }), movable ? "start (drag it)" : "start");
+    row(3, v => this.dot(x + 12, v, 5, ink.text, { hollow: true }), movable ? "target (drag it)" : "target");
+  }
+
+  drawStudent(run, frame, { to, walk, path, region }) {
+    const ink = this.ink_, g = this.g, poke = run.poke && frame === last(run.frames) && run.poke.step === frame.step && run.poke.path ? run.poke : null;
+    const shown = poke ?? frame, points = walk(shown.path), start = to(...shown.start), target = to(...shown.target);
+    if (poke) { g.globalAlpha = 0.35; this.line(walk(frame.path), ink.student, 1.5, [3, 4]); g.globalAlpha = 1; }
+    this.line(points, poke ? ink.accent : ink.student, 2.2, [6, 3]);
+    points.forEach(([x, y]) => this.dot(x, y, 3, poke ? ink.accent : ink.student, { square: true }));
+    this.dot(...target, 8, ink.text, { hollow: true }); this.dot(...target, 1.5, ink.text);
+    this.dot(...start, 6, ink.text, { hollow: true, square: true });
+    if (this.k != null && points[this.k]) this.dot(...points[this.k], 7, ink.accent, { hollow: true });
+    const epoch = shown.epoch, end = this.nearestPoint(path, target);
+    Object.assign(region, { epoch, target: end, epochs: path.length - 1, movable: run.info.can.includes("segment") && this.isLatest(run) });
+    if (region.movable) region.handle = (x, y) => Math.hypot(x - target[0], y - target[1]) < 12 ? "target" : Math.hypot(x - start[0], y - start[1]) < 11 ? "start" : null;
+    region.marks = { start, target };
+  }
+
+  nearestPoint(path, [x, y]) { return path.reduce((b, p, t) => { const d = Math.hypot(p[0] - x, p[1] - y); return d < b[0] ? [d, t] : b; }, [Infinity, 0])[1]; }
+
+  drawStrip(run, frame, r) {
+    const ink = this.ink_, g = this.g;
+    this.text("distance in all dimensions, by student step (1 = start to target)", r.x, r.y + 11, { size: 12, bold: true, max: r.w });
+    const poke = run.poke && frame === last(run.frames) && run.poke.step === frame?.step ? run.poke : null, f = poke ?? frame;
+    if (!f?.distance) return;
+    const in_ = { x: r.x + 34, y: r.y + 20, w: r.w - 142, h: r.h - 36 }, n = f.distance.length - 1;
+    const top = Math.max(1.05, ...f.distance, ...(f.off ?? [])) * 1.04, to = (k, v) => [in_.x + in_.w * k / Math.max(1, n), in_.y + in_.h * (1 - Math.min(v, 4) / Math.min(top, 4))];
+    g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
+    for (const v of [0, 1]) this.text(String(v), in_.x - 5, to(0, v)[1] + 4, { color: ink.faint, align: "right", size: 10 });
+    this.line([to(0, 1), to(n, 1)], ink.line, 1, [2, 3]);
+    const curve = (values, color, dash) => this.line(Array.from(values, (v, k) => to(k, v)), color, 2, dash);
+    if (poke && frame.distance) { g.globalAlpha = 0.35; curve(frame.distance, ink.student, [6, 3]); g.globalAlpha = 1; }
+    curve(f.distance, poke ? ink.accent : ink.student, [6, 3]);
+    if (f.off) curve(f.off, ink.third, [2, 2]);
+    const label = (values, s, color, y) => this.text(`${s} ${last(values).toFixed(2)}`, in_.x + in_.w + 8, clamp(y, in_.y + 8, in_.y + in_.h), { color, size: 11 });
+    const yt = to(n, last(f.distance))[1] + 4;
+    label(f.distance, "to target", poke ? ink.accent : ink.student, yt);
+    if (f.off) { const yo = to(n, last(f.off))[1] + 4; label(f.off, "off the plane", ink.third, Math.abs(yo - yt) < 12 ? yt + (yo >= yt && yt < in_.y + in_.h - 12 ? 13 : -13) : yo); }
+    if (this.k != null && this.k <= n) this.line([to(this.k, 0), [to(this.k, 0)[0], in_.y]], ink.accent, 1.5);
+    for (const k of [0, n]) this.text(String(k), to(k, 0)[0], in_.y + in_.h + 12, { color: ink.faint, size: 10, align: "center" });
+    this.regions.push({ kind: "strip", ...r, k: x => clamp(Math.round((x - in_.x) / in_.w * n), 0, n) });
+  }
+
+  atlas(frame) {  // all images side by side, at one pixel a pixel
+    if (this.atlas_?.frame === frame) return this.atlas_.canvas;
+    const [n, h, w, c] = frame.images.shape, canvas = document.createElement("canvas"), across = Math.min(n, 64);
+    canvas.width = across * w; canvas.height = Math.ceil(n / across) * h;
+    const g = canvas.getContext("2d"), pixels = g.createImageData(canvas.width, canvas.height), out = pixels.data, from = frame.images;
+    for (let i = 0; i < n; i++) for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
+      const a = ((i * h + y) * w + x) * c, b = ((Math.floor(i / across) * h + y) * canvas.width + (i % across) * w + x) * 4;
+      out[b] = from[a]; out[b + 1] = from[a + (c > 1 ? 1 : 0)]; out[b + 2] = from[a + (c > 1 ? 2 : 0)]; out[b + 3] = 255;
+    }
+    g.putImageData(pixels, 0, 0);
+    if (this.store.runs.length === 1) this.atlas_ = { frame, canvas };
+    return canvas;
+  }
+
+  drawImages(run, index, frame, r) {
+    const ink = this.ink_, g = this.g;
+    this.text(frame ? `${frame.images.shape[0]} synthetic images` : "synthetic images", r.x, r.y + 13, { bold: true, size: 13 });
+    this.text("pixels: 0 black to 1 white, clipped", r.x + r.w, r.y + 13, { color: ink.faint, size: 11, align: "right" });
+    if (!frame) return;
+    const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
+    let best = [0, 1];
+    for (let columns = 1; columns <= n; columns++) {
+      const tile = Math.min(box.w / columns, box.h / Math.ceil(n / columns) * (w / h));
+      if (tile / (n % columns ? 1.35 : 1) > best[0] / (n % best[1] ? 1.35 : 1)) best = [tile, columns];
+    }
+    const [tile, columns] = best, gap = clamp(tile * 0.08, 1, 6), zoom = (tile - gap) / w, zw = zoom >= 1 ? Math.floor(zoom) * w : zoom * w, zh = zw * h / w, across = Math.min(n, 64);
+    const left = box.x, atlas = this.atlas(frame), pitch = zw + gap, rise = zh + gap;
+    const place = i => [left + (i % columns) * pitch, box.y + Math.floor(i / columns) * rise];
+    const k = this.k == null || !frame.distance ? null : Math.min(this.k, frame.distance.length - 2);
+    const batch = k == null ? null : frame.batches ? new Set(frame.batches.subarray(k * frame.batches.shape[1], (k + 1) * frame.batches.shape[1])) : null;
+    const norms = k != null && run.inside?.step === frame.step ? run.inside.norms : null, most = norms ? norms.reduce((a, b) => Math.max(a, b), 1e-30) : 1;
+    for (let i = 0; i < n; i++) {
+      const [x, y] = place(i);
+      g.globalAlpha = batch && !batch.has(i) ? 0.22 : 1;
+      g.drawImage(atlas, (i % across) * w, Math.floor(i / across) * h, w, h, x, y, zw, zh);
+      g.globalAlpha = 1;
+      g.strokeStyle = k != null && (!batch || batch.has(i)) ? ink.accent : ink.line; g.lineWidth = k != null && (!batch || batch.has(i)) ? 2 : 1;
+      g.strokeRect(x - 0.5, y - 0.5, zw + 1, zh + 1);
+      if (norms) { const v = norms[k * n + i] / most; g.fillStyle = ink.student; g.fillRect(x, y + zh - Math.max(3, zh * 0.14), zw * v, Math.max(3, zh * 0.14)); }
+      if (this.open?.run === index && this.open.image === i) { g.strokeStyle = ink.accent; g.lineWidth = 3; g.strokeRect(x - 1, y - 1, zw + 2, zh + 2); }
+    }
+    this.regions.push({ kind: "images", run: index, ...r, place, zw, zh, image: (x, y) => {
+      const i = Math.floor((y - box.y) / rise) * columns + Math.floor((x - left) / pitch);
+      return x >= left && x < left + columns * pitch && y >= box.y && i >= 0 && i < n ? i : null; } });
+  }
+
+  drawCurves(runs, r) {
+    const many = runs.length > 1, withAccuracy = runs.some(run => run.accuracy.length || run.info.validates), third = (r.w - 32) / (withAccuracy ? 3 : 2);
+    const styles = [[this.ink_.student, []], [this.ink_.third, [5, 3]], [this.ink_.expert, [2, 3]]];
+    const panel = (i, title, series, log, format) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, title, series, styles, log, format);
+    const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
+    panel(0, `matching loss${many ? "" : " (thick: running mean)"}`, column(1), true, short);
+    panel(1, "student learning rate", column(2), false, short);
+    if (withAccuracy) panel(2, "validation accuracy", runs.map(run => run.accuracy), false, v => `${(100 * v).toFixed(1)} %`);
+    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + third - 8, r.y + 28 + 13 * i, { color: styles[i % 3][0], size: 11, align: "right" }));
+  }
+
+  drawCurve(r, title, series, styles, log, format) {
+    const ink = this.ink_, g = this.g, f = log ? v => Math.log10(Math.max(v, 1e-12)) : v => v;
+    const all = series.flat().filter(p => Number.isFinite(p[1]));
+    this.text(title, r.x, r.y + 11, { bold: true, size: 12 });
+    const in_ = { x: r.x + 40, y: r.y + 20, w: r.w - 46, h: r.h - 38 };
+    g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
+    const end = Math.max(1, this.latest(), ...series.map(s => last(s)?.[0] ?? 0)), begin = Math.min(1, end);
+    const X = s => in_.x + in_.w * (s - begin) / Math.max(1, end - begin);
+    this.regions.push({ kind: "curve", ...r, step: x => Math.round(begin + clamp((x - in_.x) / in_.w, 0, 1) * (end - begin)) });
+    this.text("1", in_.x, r.y + r.h - 5, { color: ink.faint, size: 10, align: "center" });
+    this.text(`${end} meta-steps`, in_.x + in_.w, r.y + r.h - 5, { color: ink.faint, size: 10, align: "right" });
+    if (!all.length) return;
+    let low = all.reduce((m, p) => Math.min(m, f(p[1])), Infinity), high = all.reduce((m, p) => Math.max(m, f(p[1])), -Infinity);
+    const margin = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);
+    low -= margin; high += margin;
+    const Y = v => in_.y + in_.h * (1 - (f(v) - low) / (high - low)), back = v => log ? 10 ** v : v;
+    for (const v of [low + margin, high - margin]) this.text(format(back(v)), in_.x - 4, Y(back(v)) + 4, { color: ink.faint, size: 10, align: "right" });
+    series.forEach((s, i) => {
+      const [color, dash] = styles[i % styles.length], ok = s.filter(p => Number.isFinite(p[1]));
+      g.globalAlpha = log ? 0.35 : 1;
+      this.line(ok.map(p => [X(p[0]), Y(p[1])]), color, log ? 1 : 2, dash);
+      g.globalAlpha = 1;
+      if (log) { let m = null; const keep = 1 - 1 / clamp(ok.length / 8, 1, 25); this.line(ok.map(p => { m = m == null ? f(p[1]) : keep * m + (1 - keep) * f(p[1]); return [X(p[0]), Y(back(m))]; }), color, 2.2, dash); }
+      if (ok.length < 30 && !log) ok.forEach(p => this.dot(X(p[0]), Y(p[1]), 2, color));
+    });
+    const step = Math.min(this.wanted(), this.latest());
+    this.line([[X(step), in_.y], [X(step), in_.y + in_.h]], ink.accent, 1.5);
+    const at = series[0].findLast(p => p[0] <= step);
+    if (at) { this.dot(X(at[0]), Y(at[1]), 4, ink.accent, { hollow: true }); const left = X(step) > in_.x + in_.w / 2; this.text(format(at[1]), X(step) + (left ? -6 : 6), in_.y + 12, { color: ink.accent, size: 11, bold: true, align: left ? "right" : "left" }); }
+  }
+
+  drawPanel() {
+    const run = this.store.runs[this.open?.run], frame = run && this.frame(run);
+    if (!frame || this.open.image >= frame.images.shape[0]) return;
+    const i = this.open.image, [, h, w, c] = frame.images.shape, size = h * w * c, canPaint = run.info.can.includes("paint");
+    const fill = (canvas, colour) => {
+      if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
+      const g = canvas.getContext("2d"), pixels = g.createImageData(w, h);
+      for (let p = 0; p < w * h; p++) pixels.data.set([...colour(p), 255], p * 4);
+      g.putImageData(pixels, 0, 0);
+    };
+    const images = frame.images, s = this.strokes;
+    fill(this.big, p => [0, 1, 2].map(q => { const a = p * c + Math.min(q, c - 1); return s?.mask[p] ? s.pixels[a] : images[i * size + a]; }));
+    this.grad.hidden = !frame.grad;
+    if (frame.grad) fill(this.grad, p => {  // down the gradient: orange wants to be brighter, blue darker
+      const v = -frame.grad[(i * h * w) + p] / 127, a = Math.sqrt(Math.abs(v)), to = v > 0 ? [213, 94, 0] : [0, 114, 178];
+      return to.map(t => Math.round(247 + (t - 247) * a));
+    });
+    const name = run.info.labels?.[i], live = this.isLatest(run);
+    this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
+    this.panelText.textContent = (frame.grad ? `Right: what lowers the matching loss. Orange: brighter, blue: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
+      (!canPaint ? "" : live ? "Paint on the left image: the student's path is computed again." : "Press Live to paint.");
+    for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && (run.poke?.step === frame.step));
+    this.brush.hidden = c > 1; this.colour.hidden = c === 1; this.big.style.cursor = canPaint && live ? "crosshair" : "default";
+    this.brush.parentElement.hidden = !canPaint;
+  }
+
+  words() {
+    const { runs } = this.store, run = runs[0], d = this.root.dataset;
+    if (!run) { this.status.textContent = "waiting for the kernel"; return; }
+    const frame = this.frame(run), s = run.status, latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
+    const parts = [`meta-step ${s.step ?? latest}${s.total ? ` of ${s.total}` : ""}`];
+    if (s.running) parts.push(`${(s.rate ?? 0).toFixed(1)} steps/s`);
+    if (s.running && s.left != null) parts.push(`${s.left < 90 ? Math.round(s.left) + " s" : Math.round(s.left / 60) + " min"} left`);
+    else if (!s.running && s.word) parts.push(s.word);
+    if (frame) parts.push(`loss ${short(frame.loss)}`, `student lr ${short(frame.lr)}`);
+    if (frame?.expert != null) parts.push(`expert ${frame.expert} from epoch ${frame.epoch}`);
+    if (s.pinned) parts.push("segment held");
+    if (run.poke && frame && run.poke.step === frame.step && run.poke.loss != null) parts.push(`changed: loss ${short(frame.loss)} → ${short(run.poke.loss)}`);
+    this.status.textContent = error ?? parts.join("  ·  ");
+    this.status.classList.toggle("mtt-error", !!error);
+    const shown = frame?.step ?? 0, n = this.innerSteps();
+    this.canvas.setAttribute("aria-label", frame ? `meta-step ${shown}, matching loss ${short(frame.loss)}; arrow keys move through ${latest} meta-steps, with shift through ${n} student steps` : "no meta-step yet");
+    Object.assign(this.scrub, { min: 1, max: Math.max(1, latest), value: shown });
+    this.scrub.setAttribute("aria-valuetext", `meta-step ${shown} of ${latest}`);
+    this.liveButton.setAttribute("aria-pressed", String(this.cursor == null && this.peek == null));
+    this.scrubText.textContent = this.cursor == null && this.peek == null ? `newest: ${shown}` : `meta-step ${shown} of ${latest}`;
+    this.kScrub.parentElement.hidden = !n;
+    Object.assign(this.kScrub, { max: n, value: this.k ?? n });
+    const norms = this.k != null && run.inside?.step === shown ? run.inside.norms : null, kk = Math.min(this.k ?? 0, n - 1);
+    const share = norms ? norms.subarray(kk * norms.shape[1], (kk + 1) * norms.shape[1]).reduce((a, b) => a + b, 0) / norms.reduce((a, b) => a + b, 1e-30) : null;
+    this.kText.textContent = this.k == null ? `${n} student steps` : share == null ? `step ${this.k} of ${n}` : `step ${kk + 1} of ${n}: ${(100 * share).toFixed(0)} % of the gradient`;
+    this.sweepButton.hidden = !run.info.can.includes("sweep"); this.freeButton.hidden = !s.pinned;
+    this.drawChips(run);
+    if (shown !== +d.shown) this.drawn += 1;
+    Object.assign(d, { shown, latest, frames: run.frames.length, points: run.points.length, live: +(this.cursor == null && this.peek == null), k: this.k ?? "", expert: this.plane ?? "",
+                       image: this.open?.image ?? "", drawn: this.drawn, running: +!!s.running, loss: frame?.loss ?? "", poke: run.poke?.step === shown ? run.poke.loss ?? "" : "", pinned: +!!s.pinned,
+                       error: error ?? "", inside: run.inside?.step ?? "", share: share ?? "", runs: runs.length, width: this.canvas.width });
+    d.marks = JSON.stringify(this.regions.find(q => q.marks)?.marks ?? null);
+  }
+
+  drawChips(run) {
+    const experts = [...run.planes.keys()], key = experts.join() + this.locked + this.plane;
+    this.chips.hidden = experts.length < 2;
+    if (key === this.chipKey) return;
+    this.chipKey = key;
+    this.chips.replaceChildren();
+    element("span", this.chips, { class: "mtt-lead" }, "plane of expert");
+    for (const e of [null, ...experts]) {
+      const b = element("button", this.chips, { type: "button", "aria-pressed": String(e === this.locked), title: e == null ? "follow the run" : `stay with expert ${e}` }, e == null ? "any" : String(e));
+      b.onclick = () => { this.locked = e; this.redraw(); };
+    }
+  }
+}
+
+export default {
+  initialize({ model }) { storeOf(model); },
+  render({ model, el }) { const view = new View(model, el); return () => view.close(); },
+};

@@ -1,0 +1,181 @@
+"One JupyterLab, one Voila and one Chromium for all browser tests: loopback only, no token, no network. Skipped where one is missing."
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+CHROME = os.environ.get("CHROME") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def need(*modules):
+    "Skip with a reason where the browser or a module is missing"
+    for m in modules:
+        if importlib.util.find_spec(m) is None: pytest.skip(f"{m} is not installed (pip install {m})")
+    if CHROME is None: pytest.skip("no Chromium found (apt-get install chromium, or set CHROME)")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(url, process, log, seconds=90):
+    end = time.time() + seconds
+    while time.time() < end and process.poll() is None:
+        with contextlib.suppress(Exception):
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"{url} did not answer:\n{log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def server(command, folder, port, url):
+    "A server with settings of its own, ended with all its children"
+    env = dict(os.environ, OMP_NUM_THREADS="1", **{k: str(folder / k.lower()) for k in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR")})
+    quiet = folder / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True, exist_ok=True)
+    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    log = folder / "server.log"
+    with open(log, "w") as f: process = subprocess.Popen(command, stdout=f, stderr=f, env=env, start_new_session=True)
+    try:
+        wait_for(url, process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(Exception): process.wait(10)
+        with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def chrome():
+    need("playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROME, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    need("playwright", "jupyterlab")
+    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    (folder / "files").mkdir()
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+               f"--ServerApp.root_dir={folder / 'files'}", "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with server(command, folder, port, f"http://127.0.0.1:{port}/api") as base: yield base, folder / "files"
+
+
+def write_notebook(path, cells):
+    import nbformat
+
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    nb.metadata.kernelspec = dict(name="python3", display_name="Python 3", language="python")
+    nbformat.write(nb, path)
+
+
+class Notebook:
+    "A notebook in a page of JupyterLab"
+
+    def __init__(self, page, base, root): self.page, self.base, self.root = page, base, root
+
+    def open(self, cells):
+        name = f"t{time.time_ns()}.ipynb"  # a name of its own: a reopened notebook keeps its kernel
+        write_notebook(self.root / name, cells)
+        self.page.goto(f"{self.base}/lab/workspaces/{name[:-6]}/tree/{name}")
+        return self.settle()
+
+    def settle(self):
+        self.page.wait_for_function("""() => { const w = window.jupyterapp?.shell.currentWidget, k = w?.sessionContext?.session?.kernel;
+                                               return w?.context?.isReady && k?.status === 'idle' }""", timeout=90_000)
+        return self
+
+    def run(self, i, wait=True):
+        self.page.evaluate("""async ([i, wait]) => { const app = window.jupyterapp, n = app.shell.currentWidget.content; n.activeCellIndex = i; n.deselectAll();
+                              const done = app.commands.execute('notebook:run-cell'); if (wait) await done; }""", [i, wait])
+        return self
+
+    def command(self, name):
+        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+        return self
+
+    def text(self, i):
+        "What cell i printed"
+        return self.page.evaluate("""i => { const o = window.jupyterapp.shell.currentWidget.content.widgets[i].model.outputs.toJSON();
+                                            return o.map(x => x.text ?? x.data?.['text/plain'] ?? (x.evalue ? x.ename + ': ' + x.evalue : '')).flat().join('') }""", i)
+
+    def ask(self, code):
+        "Run code in the kernel, as a last cell, and return what it prints"
+        i = self.page.evaluate("""code => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource(code);
+                                            return n.activeCellIndex }""", code)
+        return self.run(i).text(i).strip()
+
+
+class Lab:
+    "The live lab in a page: its data attributes say what is drawn"
+
+    def __init__(self, page): self.page, self.root = page, page.locator(".mtt").first
+
+    def wait(self, condition, timeout=30_000):
+        "Until the JavaScript condition on `d`, the data attributes, holds; the attributes"
+        handle = self.page.wait_for_function(f"() => {{ const d = document.querySelector('.mtt')?.dataset; return d && ({condition}) && {{...d}} }}", timeout=timeout)
+        return handle.json_value()
+
+    @property
+    def data(self): return self.root.evaluate("e => ({...e.dataset})")
+    @property
+    def step(self): return int(self.data["latest"])
+
+    def press(self, name): self.page.locator(f".widget-button.mtt-{name}").first.click()
+    def status(self): return self.root.locator(".mtt-status").inner_text()
+
+    def colours(self, x, y, w, h):
+        "The set of colours of a rectangle of the canvas, in its own pixels"
+        return set(self.root.locator(".mtt-canvas").evaluate("""(c, [x, y, w, h]) => { const d = c.getContext('2d').getImageData(x, y, w, h).data, out = new Set();
+            for (let i = 0; i < d.length; i += 4) out.add([d[i], d[i+1], d[i+2], d[i+3]].join()); return [...out] }""", [x, y, w, h]))
+
+    def box(self): return self.root.locator(".mtt-canvas").bounding_box()
+    def marks(self): return json.loads(self.data["marks"])
+
+
+@pytest.fixture
+def page(chrome):
+    "A fresh page; an uncaught error in it fails the test"
+    context = chrome.new_context(viewport=dict(width=1280, height=1000))
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    yield page
+    context.close()
+    assert not errors, errors
+
+
+@pytest.fixture
+def nb(lab, page): return Notebook(page, *lab)
+
+
+@pytest.fixture
+def voila(tmp_path):
+    "A function that serves a notebook of these cells by Voila, and returns its address"
+    need("playwright", "voila")
+    with contextlib.ExitStack() as stack:
+        def serve(cells):
+            path, port = pathlib.Path(tmp_path) / "page.ipynb", free_port()
+            write_notebook(path, cells)
+            command = [sys.executable, "-m", "voila", str(path), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--show_tracebacks=True"]
+            return stack.enter_context(server(command, pathlib.Path(tmp_path), port, f"http://127.0.0.1:{port}/voila/static/"[:-14]))
+        yield serve

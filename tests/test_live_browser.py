@@ -1,0 +1,255 @@
+"The live lab in JupyterLab and in Voila, with a browser that presses everything and looks at what is drawn."
+import time
+
+import pytest
+from conftest import Lab
+
+pytestmark = pytest.mark.slow
+
+SETUP = """
+import tempfile, threading, time, torch
+from mtt_nb.data import load
+from mtt_nb.models import build
+from mtt_nb.experts import record_experts
+from mtt_nb.distill import MTT, MTTConfig
+from mtt_nb.live import Live
+torch.set_num_threads(1)
+data, folder = load("digits"), tempfile.TemporaryDirectory()
+buffer = record_experts(data, build("mlp", data.shape, data.n_classes, width=16), folder.name, n=2, epochs=8, lr=0.05, batch_size=128)
+def make(**settings):
+    return MTT(MTTConfig(**{**dict(ipc=1, iterations=5000, syn_steps=5, expert_epochs=2, max_start_epoch=4, lr_img=10, lr_teacher=0.1, augment="none"), **settings}), data, buffer)
+def runs(): return [t for t in threading.enumerate() if t.name == "mtt_nb run"]
+"""
+EXPERT, STUDENT, DARK = "0,114,178,255", "213,94,0,255", "86,180,233,255"
+
+
+def show(nb, cell="lab = Live(make); lab", *more):
+    nb.open([SETUP, cell, *more, ""])
+    nb.run(0).run(1)
+    lab = Lab(nb.page)
+    lab.wait("d.runs >= '1'")
+    return lab
+
+
+def key(page, name, n=1):
+    for _ in range(n): page.keyboard.press(name)
+
+
+def test_every_button_and_slider(nb):
+    lab = show(nb)
+    assert "ready" in lab.status()
+    lab.press("step")
+    lab.wait("d.shown === '1' && d.running === '0'")
+    lab.press("start")
+    lab.wait("+d.shown > 10 && d.running === '1'")
+    width = lab.box()["width"]
+    plane = lab.colours(0, 20, width * 0.54, 200)
+    assert EXPERT in plane and STUDENT in plane
+    lab.press("pause")
+    lab.wait("d.running === '0'")
+    at = lab.step
+    time.sleep(0.4)
+    assert lab.step == at == int(nb.ask("print(lab.driver.state.step)"))
+    assert float(lab.data["loss"]) == pytest.approx(float(nb.ask("print(lab.driver.state.loss)")))  # the last frame is the last step's
+    for i in range(3):
+        lab.press("step")
+        lab.wait(f"d.shown === '{at + i + 1}' && d.running === '0'")
+    assert nb.ask("print(lab.driver.state.step)") == str(at + 3)
+    for name, shown in (("syn_steps", "len(lab.driver.step().path) - 1"), ("expert_epochs", "lab.driver.distiller.config.expert_epochs"),
+                        ("max_start_epoch", "lab.driver.distiller.config.max_start_epoch"), ("lr_img", "lab.driver.distiller.config.lr_img > 10")):
+        nb.page.locator(f".mtt-{name} [role=slider], .mtt-{name} .noUi-handle").first.focus()
+        key(nb.page, "ArrowRight")
+        expected = {"syn_steps": "6", "expert_epochs": "3", "max_start_epoch": "5", "lr_img": "True"}[name]
+        assert nb.ask(f"print({shown})") == expected, name
+    lab.press("reset")
+    lab.wait("d.shown === '0' && d.frames === '0' && d.points === '0'")
+    assert nb.ask("print(lab.driver.state, lab.driver.running, len(runs()))") == "None False 0"
+    nb.page.locator(".widget-hslider:has-text('speed') .noUi-handle").first.focus()
+    key(nb.page, "ArrowLeft", 4)
+    assert nb.ask("print(lab.driver.speed)") == "1"
+
+
+def test_looking_back_needs_no_kernel(nb):
+    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(40); None", "time.sleep(60)")
+    nb.run(2)
+    lab.wait("d.frames === '40' && d.points === '40'")
+    page, box = nb.page, lab.box()
+    nb.run(3, wait=False)  # from here on the kernel sleeps
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'")
+    lab.root.scroll_into_view_if_needed()
+    box = lab.box()
+    curve = box["y"] + box["height"] - 60
+    newest = lab.colours(box["width"] * 0.56, 30, box["width"] * 0.4, 150)
+    page.mouse.move(box["x"] + box["width"] * 0.12, curve)
+    early = int(lab.wait("d.live === '0' && +d.shown < 20")["shown"])
+    assert lab.colours(box["width"] * 0.56, 30, box["width"] * 0.4, 150) != newest  # other images
+    page.mouse.move(box["x"] + box["width"] * 0.2, curve)
+    lab.wait(f"+d.shown > {early}")
+    page.mouse.move(box["x"] + 5, box["y"] + 3)
+    lab.wait("d.live === '1' && d.shown === '40'")
+    page.mouse.move(box["x"] + box["width"] * 0.12, curve)  # drag, let go, and it stays
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.15, curve, steps=4)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 5, box["y"] + 3)
+    held = int(lab.wait("d.live === '0'")["shown"])
+    lab.root.locator(".mtt-canvas").focus()
+    key(page, "ArrowLeft", 2)
+    lab.wait(f"+d.shown === {held - 2}")
+    key(page, "ArrowRight")
+    lab.wait(f"+d.shown === {held - 1}")
+    key(page, "Shift+ArrowRight", 2)
+    lab.wait("d.k === '1'")
+    key(page, "Home")
+    lab.wait("d.shown === '1' && d.k === ''")
+    assert "meta-step 1," in lab.root.locator(".mtt-canvas").get_attribute("aria-label")
+    key(page, "Escape")
+    lab.wait("d.shown === '40' && d.live === '1'")
+    lab.root.locator(".mtt-scrub").focus()
+    key(page, "ArrowLeft", 5)
+    lab.wait("d.shown === '35'")
+    lab.root.locator(".mtt-live").click()
+    lab.wait("d.live === '1'")
+    rate = lab.root.evaluate("""async root => { const c = root.querySelector('.mtt-canvas'), b = c.getBoundingClientRect(), before = +root.dataset.drawn, t = performance.now();
+        for (let i = 0; i < 60; i++) {
+            c.dispatchEvent(new PointerEvent('pointermove', {clientX: b.x + b.width * (0.06 + 0.22 * ((i * 7) % 60) / 60), clientY: b.y + b.height - 60, bubbles: true}));
+            await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame);
+        }
+        return (+root.dataset.drawn - before) / (performance.now() - t) * 1000 }""")
+    assert rate > 5, rate  # frames a second of scrubbing; tests/measure_live.py reports the figure
+    nb.command("notebook:interrupt-kernel")
+
+
+def test_poking(nb):
+    lab = show(nb)
+    page = nb.page
+    lab.press("start")
+    lab.wait("+d.shown > 3")
+    box = lab.box()
+    page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 50)  # the first image
+    lab.wait("d.image === '0'")
+    grad = lab.root.locator(".mtt-grad").evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+    assert len(set(zip(grad[::4], grad[1::4], grad[2::4], strict=True))) > 10
+    big = lab.root.locator(".mtt-big").bounding_box()
+    page.mouse.move(big["x"] + big["width"] * 0.2, big["y"] + big["height"] * 0.2)
+    page.mouse.down()  # painting pauses the run
+    page.mouse.move(big["x"] + big["width"] * 0.8, big["y"] + big["height"] * 0.8, steps=10)
+    page.mouse.up()
+    bent = lab.wait("d.running === '0' && d.poke !== '' && Math.abs(+d.poke - +d.loss) > 1e-6")
+    at = int(bent["shown"])
+    white = lab.root.locator(".mtt-big").evaluate("c => [...c.getContext('2d').getImageData(3, 3, 1, 1).data]")
+    assert white == [255, 255, 255, 255]
+    lab.root.locator(".mtt-undo").click()
+    lab.wait("d.poke === ''")
+    page.mouse.click(big["x"] + big["width"] * 0.2, big["y"] + big["height"] * 0.2)
+    lab.wait("d.poke !== ''")
+    lab.root.locator(".mtt-keep").click()
+    lab.root.locator(".mtt-close").click()
+    lab.wait("d.image === ''")
+    assert float(nb.ask("print(float(data.to_display(lab.driver.distiller.images.detach())[0, 0, 1, 1]))")) == pytest.approx(1, abs=1e-5)
+    lab.press("step")
+    lab.wait(f"d.shown === '{at + 1}' && d.poke === ''")
+    # the target, dragged along the expert's path
+    lab.root.scroll_into_view_if_needed()
+    box, mark = lab.box(), lab.marks()
+    page.mouse.move(box["x"] + mark["target"][0], box["y"] + mark["target"][1])
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + mark["target"][1] - 10, steps=8)
+    lab.wait("d.pinned === '1' && d.poke !== ''")
+    page.mouse.up()
+    held = nb.ask("s = lab.driver.segment; print(s.expert, s.epoch, bool((s.target == buffer.theta(s.expert, 8)).all()))").split()
+    lab.press("step")
+    lab.wait(f"d.shown === '{at + 2}'")
+    assert nb.ask("print(lab.driver.state.segment[:2])") == f"({held[0]}, {held[1]})"
+    lab.root.locator(".mtt-canvas").focus()
+    key(page, "<")  # the keyboard pulls the target back by an epoch
+    page.wait_for_timeout(300)
+    assert nb.ask("print([t for t in range(9) if (lab.driver.segment.target == buffer.theta(lab.driver.segment.expert, t)).all()])") == "[7]" and held[2] == "True"
+    lab.root.locator(".mtt-free").click()
+    lab.wait("d.pinned === '0'")
+    # the backward sweep
+    lab.root.locator(".mtt-sweep").click()
+    lab.wait(f"d.inside === '{at + 2}' && d.share !== ''")
+    lab.wait("d.k === '0'")  # it runs down to the first step
+    assert "% of the gradient" in lab.root.inner_text()
+    lab.root.locator(".mtt-chips button").last.click()
+    chosen = lab.root.locator(".mtt-chips button").last.inner_text()
+    lab.wait(f"d.expert === '{chosen}' || document.querySelector('.mtt-chips button:last-child').getAttribute('aria-pressed') === 'true'")
+
+
+def test_reload_second_view_and_rerun(nb):
+    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab")
+    lab.press("start")
+    lab.wait("+d.shown > 15")
+    lab.press("pause")
+    lab.wait("d.running === '0'")
+    frames, shown = lab.data["frames"], lab.data["shown"]
+    nb.run(2)
+    nb.page.wait_for_function("n => { const all = [...document.querySelectorAll('.mtt')]; return all.length === 2 && all.every(e => e.dataset.shown === n) }", arg=shown)
+    nb.command("docmanager:save")
+    nb.page.reload()
+    nb.settle()
+    again = lab.wait(f"d.shown === '{shown}'", timeout=60_000)
+    assert again["frames"] == frames and again["points"] == shown
+    lab.press("start")
+    lab.wait(f"+d.shown > {shown}")
+    nb.run(1)  # the cell again, while its run goes on
+    nb.page.wait_for_function("() => document.querySelector('.mtt').dataset.shown === '0'")
+    assert nb.ask("print(len(runs()))") == "0"
+    import json
+    saved = json.loads(next(nb.root.glob("t*.ipynb")).read_text()) if len(list(nb.root.glob("t*.ipynb"))) == 1 else None
+    if saved: assert any("image/png" in o.get("data", {}) for c in saved["cells"] for o in c.get("outputs", []))
+
+
+def test_trouble(nb):
+    lab = show(nb, "lab = Live(lambda: make(lr_teacher=0.1)); lab")
+    lab.press("start")
+    lab.wait("+d.shown > 3")
+    nb.command("notebook:interrupt-kernel")  # it is the cell that is interrupted, not the run
+    at = lab.step
+    lab.wait(f"+d.shown > {at + 3}")
+    for _ in range(3):  # Reset in the middle of a run
+        lab.press("reset")
+        lab.wait("d.shown === '0' && d.running === '0'")
+        lab.press("start")
+        lab.wait("+d.shown > 2")
+    nb.ask("lab.driver.distiller.lr = torch.tensor(1e30)")
+    text = lab.wait("d.error !== '' && d.running === '0'")["error"]
+    assert "Diverged" in text and "lower" in text and text == lab.status()
+    lab.press("reset")
+    lab.press("start")
+    lab.wait("d.error === '' && +d.shown > 2")
+    nb.page.goto("about:blank")  # the tab is closed; the run is not lost
+    nb.page.go_back()
+
+
+def test_two_runs_and_the_dark(nb):
+    lab = show(nb, "lab = Live(make, lambda: make(lr_img=100), names=['lr_img 10', 'lr_img 100'], fps=1000); lab.run(6); lab")
+    lab.wait("d.runs === '2' && d.shown === '6'")
+    width = lab.box()["width"]
+    for x in (0, width / 2 + 10): assert {EXPERT, STUDENT} <= lab.colours(x, 20, width / 2 - 20, 200)
+    lab.press("step")
+    lab.wait("d.shown === '7' && d.running === '0'")
+    nb.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+    nb.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    nb.page.wait_for_timeout(500)
+    dark = lab.colours(0, 20, width / 2 - 20, 200)
+    nb.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+    assert DARK in dark and EXPERT not in dark
+    lab.root.locator(".mtt-canvas").focus()
+    key(nb.page, "Home")
+    lab.wait("d.shown === '1'")
+
+
+def test_voila(voila, page):
+    page.goto(voila([SETUP, "lab = Live(make, fps=1000); lab.run(5); lab"]), timeout=120_000)
+    lab = Lab(page)
+    lab.wait("d.shown === '5' && d.frames === '5'", timeout=120_000)  # sent before the page was there, and yet complete
+    lab.press("step")
+    lab.wait("d.shown === '6' && d.running === '0'")
+    lab.press("start")
+    lab.wait("+d.shown > 15")
+    lab.press("pause")
+    lab.wait("d.running === '0'")
+    width = lab.box()["width"]
+    assert {EXPERT, STUDENT} <= lab.colours(0, 20, width * 0.54, 200)

@@ -1,0 +1,61 @@
+"`unroll` against an independent implementation, in float64, on networks and shapes drawn at random."
+import pytest
+import torch
+from torch import nn
+
+from mtt_nb.models import FlatModel, build
+from mtt_nb.unroll import unroll
+
+
+def independent(module, theta, xs, ys, lr, momentum):
+    "N steps of SGD written without the package: a dictionary of parameters, log-probabilities by hand"
+    shapes = [(k, p.shape, p.numel()) for k, p in module.named_parameters()]
+    at, params, velocity = 0, {}, {}
+    for name, shape, size in shapes:
+        params[name] = theta[at:at + size].reshape(shape)
+        at += size
+    for i in range(len(xs)):
+        logits = torch.func.functional_call(module, params, (xs[i],))
+        logp = logits - logits.exp().sum(1, keepdim=True).log()
+        p = ys[i] if ys.is_floating_point() else torch.eye(logits.shape[1], dtype=logits.dtype)[ys[i]]
+        loss = -(p * logp).sum() / len(logits)
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        for (name, value), g in zip(list(params.items()), grads):
+            velocity[name] = momentum * velocity[name] + g if i else g
+            params[name] = value - lr[i] * velocity[name]
+    return torch.cat([p.reshape(-1) for p in params.values()])
+
+
+CASES = [
+    (lambda: build("convnet", (1, 8, 8), 10, width=6, depth=2), (1, 8, 8), 10),
+    (lambda: build("convnet", (3, 16, 12), 4, width=5, depth=2, pool="max"), (3, 16, 12), 4),
+    (lambda: build("convnet", (1, 8, 8), 3, width=4, depth=1, norm="none"), (1, 8, 8), 3),
+    (lambda: build("mlp", (1, 5, 7), 3, width=9), (1, 5, 7), 3),
+    (lambda: build("lenet", (1, 16, 16), 5), (1, 16, 16), 5),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 2)), (3, 2, 2), 2),
+]
+
+
+@pytest.mark.parametrize("memory", ["constant", "full"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("soft", [False, True])
+def test_equals_an_independent_unroll(case, momentum, memory, soft):
+    make, shape, classes = CASES[case]
+    g = torch.Generator().manual_seed(case + 10 * soft)
+    model = FlatModel(make())
+    model.module.double()
+    n, b = 1 + case, 2 + case % 3
+    theta = model.init(g).double().requires_grad_()
+    xs = torch.randn(n, b, *shape, generator=g, dtype=torch.double).requires_grad_()
+    lr = (0.2 * torch.rand(n, generator=g, dtype=torch.double) + 0.01).requires_grad_()
+    ys = torch.rand(n, b, classes, generator=g, dtype=torch.double).softmax(-1).requires_grad_() if soft else torch.randint(classes, (n, b), generator=g)
+    weights = torch.randn(model.n_params, generator=g, dtype=torch.double)
+    wanted = [theta, xs, lr] + [ys] * soft
+    ends, grads = [], []
+    for f in (lambda: unroll(model, theta, xs, ys, lr, momentum=momentum, memory=memory), lambda: independent(model.module, theta, xs, ys, lr, momentum)):
+        end = f()
+        ends.append(end.detach())
+        grads.append(torch.autograd.grad(end @ weights + end.square().sum(), wanted))
+    assert (ends[0] - ends[1]).norm() <= 1e-12 * ends[1].norm()
+    for ours, theirs in zip(*grads): assert (ours - theirs).norm() <= 1e-12 * theirs.norm() + 1e-15
