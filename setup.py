@@ -18,6 +18,7 @@ setup(
     license=cfg["license"].upper(),
     keywords=cfg["keywords"],
     packages=find_packages(include=["mtt_nb", "mtt_nb.*"]),
+    package_data={"mtt_nb": ["*.js", "*.css"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"lab": cfg["lab_requirements"].split(), "dev": cfg["dev_requirements"].split()},

@@ -26,8 +26,9 @@ from .unroll import unroll
 
 # %% auto #0
 __all__ = ['PRESETS', 'minibatches', 'change_lr', 'MTTConfig', 'SyntheticSet', 'choose_per_class', 'describe', 'random_selection',
-           'Draw', 'State', 'Diverged', 'image_step', 'experts_network', 'starting_images', 'require_same_run',
-           'update', 'diverged', 'MTT', 'save_checkpoint', 'load_checkpoint', 'JsonLines', 'Preset']
+           'Draw', 'State', 'Diverged', 'image_step', 'differences', 'require_same_data', 'require_same_run',
+           'experts_network', 'starting_images', 'update', 'diverged', 'MTT', 'save_checkpoint', 'load_checkpoint',
+           'JsonLines', 'Preset']
 
 # %% ../nbs/07_distill.ipynb #15f6e50e
 def minibatches(
@@ -231,21 +232,37 @@ def image_step(
     step = config.lr_img * first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
     return step, dict(first=first, second=second, count=torch.tensor(count))
 
-# %% ../nbs/07_distill.ipynb #b09727f8
+# %% ../nbs/07_distill.ipynb #7f8501c7
+def differences(there: dict, here: dict) -> str:
+    "What two descriptions disagree on, in words; empty where they agree"
+    return "; ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k) != here.get(k))
+
+def require_same_data(what: str, meta: dict, data: ImageData) -> None:
+    "ValueError unless `what`, described by `meta`, was made from these data"
+    if meta["fingerprint"] == data.fingerprint: return
+    old, new = dict(meta.get("data_options", {}), data=meta["data"]), dict(data.options, data=data.name)
+    differ = differences(old, new) or f"fingerprint {meta['fingerprint']} there, {data.fingerprint} here"
+    raise ValueError(f"{what} was made from other data ({differ}): load the data that it was made from, with the same options")
+
+def require_same_run(
+    there: str,  # JSON of all that the stored run depends on
+    here: str,  # and of the run that wants to go on from it
+) -> None:
+    "ValueError that names what differs"
+    if there == here: return
+    raise ValueError(f"this is the state of another run ({differences(json.loads(there), json.loads(here))}): use its settings, or begin anew")
+
+# %% ../nbs/07_distill.ipynb #90d99c87
 def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | None) -> FlatModel:
     "The network of the experts, on the device of the data; ValueError where experts, data and network do not belong together"
-    there = buffer.meta
-    if there["fingerprint"] != data.fingerprint:
-        raise ValueError(f"the experts in {buffer.path} were trained on {there['data']} ({there['fingerprint']}), but the "
-                         f"data are {data.name} ({data.fingerprint}): load the same data with the same options, or record "
-                         f"experts for these")
+    require_same_data(f"the experts' folder {buffer.path}", buffer.meta, data)
     model = buffer.model() if model is None else FlatModel(model)
-    if model.n_params != there["n_params"]:
-        raise ValueError(f"the experts in {buffer.path} have {there['n_params']:,} parameters, but the network has "
+    if model.n_params != buffer.meta["n_params"]:
+        raise ValueError(f"the experts in {buffer.path} have {buffer.meta['n_params']:,} parameters, but the network has "
                          f"{model.n_params:,}: give the network they were recorded with")
     return model.to(data.device)
 
-# %% ../nbs/07_distill.ipynb #a454109f
+# %% ../nbs/07_distill.ipynb #ee0545a4
 def starting_images(
     data: ImageData,
     ipc: int,
@@ -257,16 +274,6 @@ def starting_images(
     images = data.x_train[pick].clone()
     if pix_init == "noise": images = torch.randn(images.shape, generator=generator, device=images.device)
     return images, data.y_train[pick]
-
-def require_same_run(
-    there: str,  # JSON of everything that the stored run depends on
-    here: str,  # and of the one that wants to go on from it
-) -> None:
-    "ValueError that names what differs"
-    if there == here: return
-    old, new = json.loads(there), json.loads(here)
-    differ = "; ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in {**old, **new} if old.get(k) != new.get(k))
-    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
 
 # %% ../nbs/07_distill.ipynb #3e875f33
 def update(
@@ -288,7 +295,7 @@ def diverged(step: int, segment: Segment, loss: Tensor, lr: Tensor, config: MTTC
                     f"lower lr_img (now {config.lr_img:g}), lr_teacher ({config.lr_teacher:g}) or lr_lr ({config.lr_lr:g}), "
                     f"or set skip_nonfinite")
 
-# %% ../nbs/07_distill.ipynb #0ea656cd
+# %% ../nbs/07_distill.ipynb #f19f94fb
 class MTT:
     "Dataset distillation by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)"
     def __init__(
@@ -364,8 +371,8 @@ class MTT:
     @property
     def identity(self) -> str:
         "JSON of all that the run depends on: everything but how long to go on"
-        return json.dumps(dict(asdict(self.config), iterations=None, method="mtt", fingerprint=self.data.fingerprint,
-                               experts=self.buffer.meta, n_experts=len(self.buffer)), sort_keys=True)
+        experts = {f"experts.{k}": v for k, v in self.buffer.meta.items()} | {"experts.n": len(self.buffer)}
+        return json.dumps(dict(asdict(self.config), iterations=None, method="mtt", **experts), sort_keys=True)
 
     def state_dict(self) -> dict:
         "All that a run needs to go on exactly: tensors, and the identity of the run"
@@ -418,7 +425,7 @@ class JsonLines:
         where = dict(expert=s.expert, epoch=s.epoch) if s else {}
         self.write(step=state.step, loss=state.loss, lr=state.lr, **where, seconds=round(state.seconds, 6))
 
-# %% ../nbs/07_distill.ipynb #dffdcae5
+# %% ../nbs/07_distill.ipynb #c75d5877
 class Preset(NamedTuple):
     "Everything a run needs: the network, how to record its experts, and the settings of Algorithm 1"
     network: dict  # name and options for `build`
@@ -431,15 +438,7 @@ class Preset(NamedTuple):
 PRESETS: dict[tuple[str, int], Preset] = {
     ("digits", 1): Preset(
         network=dict(name="convnet", width=32, depth=2), experts=dict(n=5, epochs=11, lr=0.05, batch_size=64),
-        config=MTTConfig(ipc=1, iterations=60, syn_steps=20, expert_epochs=2, max_start_epoch=10, lr_img=10.0, lr_lr=1e-3, lr_teacher=0.05,
-                         augment="crop_scale_rotate", memory="full"),
+        config=MTTConfig(ipc=1, iterations=60, syn_steps=20, expert_epochs=2, max_start_epoch=10, lr_img=10.0, lr_lr=1e-3,
+                         lr_teacher=0.05, augment="crop_scale_rotate", memory="full"),
         evaluation=dict(epochs=300, eval_every=20, val_nets=2, full_epochs=10)),
 }
-
-# %% ../nbs/07_distill.ipynb #0d3a8424
-PRESETS["digits", 1] = Preset(
-    network=dict(name="convnet", width=32, depth=2),
-    experts=dict(n=5, epochs=11, lr=0.05, batch_size=64),
-    config=MTTConfig(ipc=1, iterations=60, syn_steps=20, expert_epochs=2, max_start_epoch=10, lr_img=10.0, lr_lr=1e-3,
-                     lr_teacher=0.05, augment="crop_scale_rotate", memory="full"),
-)

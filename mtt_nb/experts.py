@@ -89,7 +89,7 @@ def train_expert(
         if callback: callback(reports[-1])
     return torch.stack(rows), reports
 
-# %% ../nbs/04_experts.ipynb #3f70799e
+# %% ../nbs/04_experts.ipynb #09a72f40
 def checksum(t: Tensor) -> int:
     "CRC-32 of a tensor's type, shape and bytes"
     kind = f"{t.dtype} {tuple(t.shape)}".encode()
@@ -118,7 +118,7 @@ def save_tensors(
     except BaseException as e:
         with suppress(OSError): partial.unlink()
         if not isinstance(e, OSError): raise
-        raise OSError(f"could not write {path}: {e.strerror or e}. Nothing was changed: free some space, or choose another folder") from e
+        raise OSError(f"could not write {path}: {e.strerror or e}. Nothing was changed: free space, or try another folder") from e
 
 # %% ../nbs/04_experts.ipynb #9e771fba
 def _damaged(path, how) -> str:
@@ -179,7 +179,7 @@ def _differences(there: dict, asked: dict, prefix="") -> list[str]:
         elif old != new: found.append(f"{prefix}{k}: {old!r} there, {new!r} asked")
     return found
 
-# %% ../nbs/04_experts.ipynb #4cf103d1
+# %% ../nbs/04_experts.ipynb #eed731b7
 class _Recording:
     "What the headers of a folder of experts say"
     def __init__(
@@ -197,7 +197,7 @@ class _Recording:
         for file, header in zip(self.files, self._headers):
             differ = "; ".join(_differences(_shared(header), self.meta))
             if differ:
-                raise ValueError(f"{file} does not belong with {self.files[0].name} ({differ}): one folder holds experts of one kind")
+                raise ValueError(f"{file} does not belong with {self.files[0].name} ({differ}): move one to another folder")
 
     def __len__(self) -> int: return len(self.files)
     def __repr__(self):
@@ -226,7 +226,7 @@ class Segment(NamedTuple):
     start: Tensor  # theta*_t [P]
     target: Tensor  # theta*_{t+M} [P]
 
-# %% ../nbs/04_experts.ipynb #f414df4d
+# %% ../nbs/04_experts.ipynb #d63a65bd
 class ExpertBuffer(_Recording):
     "The recorded experts of one folder; no row is read until it is asked for"
     def theta(
@@ -260,8 +260,8 @@ class ExpertBuffer(_Recording):
         "A random expert, a random start below `max_start`, and the target `span` epochs on"
         if max_start < 1: raise ValueError(f"max_start (T+) {max_start}: must be at least 1")
         if max_start - 1 + span > self.epochs:
-            raise ValueError(f"starts below T+ = {max_start} and M = {span} reach epoch {max_start - 1 + span}, but {self.path} holds "
-                             f"{self.epochs}: lower one, or record more epochs")
+            raise ValueError(f"starts below T+ = {max_start} and M = {span} reach epoch {max_start - 1 + span}, "
+                             f"but {self.path} holds {self.epochs}: lower one, or record more epochs")
         def draw(high): return int(torch.randint(high, (), generator=generator, device=generator.device))
         return self.at(draw(len(self)), draw(max_start), span)
 
@@ -291,7 +291,7 @@ def _check_writable(path: Path) -> None:
     except OSError as e:
         raise OSError(f"cannot write in {path}: {e.strerror or e}. Nothing was recorded: choose another folder") from e
 
-# %% ../nbs/04_experts.ipynb #6395ef1c
+# %% ../nbs/04_experts.ipynb #fce9debd
 def record_experts(
     data: ImageData,
     model,  # FlatModel or nn.Module
@@ -311,8 +311,8 @@ def record_experts(
     for name, value in dict(n=n, epochs=epochs, batch_size=batch_size, lr=lr).items():
         if not value > 0: raise ValueError(f"{name} {value}: must be above 0")
     settings = dict(network=model.spec, n_params=model.n_params, data=data.name, fingerprint=data.fingerprint,
-                    data_options=data.options, lr=lr, batch_size=batch_size, epochs=epochs, augment=augment.strategy if augment else "none",
-                    augment_options=augment.options if augment else {}, seed=seed)
+                    data_options=data.options, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed,
+                    augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {})
     settings, headers = json.loads(json.dumps(settings)), _headers(path)  # as a file will give them back
     _check_folder(path, headers, settings, resume)
     missing = [i for i in range(n) if _file(path, i) not in headers]

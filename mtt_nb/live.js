@@ -212,7 +212,7 @@ class View {
   innerSteps() { const f = this.store.runs[0] && this.frame(this.store.runs[0]); return f?.distance ? f.distance.length - 1 : 0; }
 
   key(e) {
-    if (e.target.tagName === "INPUT" && e.key !== "Escape") return;
+    if (e.target.tagName === "INPUT" && e.key !== "Escape") { e.stopPropagation(); return; }  // or JupyterLab takes the arrow keys
     const inside = e.shiftKey, act = {
       ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
       Home: () => this.move(-1e9), End: () => this.goLive(), Escape: () => this.open ? this.show(null) : this.goLive(),

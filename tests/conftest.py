@@ -59,6 +59,13 @@ def server(command, folder, port, url):
         with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
 
 
+def lab_command(folder, port):
+    return [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+            "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder / 'files'}", "--IdentityProvider.token=",
+            "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+
+
 @pytest.fixture(scope="session")
 def chrome():
     need("playwright")
@@ -75,10 +82,7 @@ def lab(tmp_path_factory):
     need("playwright", "jupyterlab")
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
     (folder / "files").mkdir()
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-               f"--ServerApp.root_dir={folder / 'files'}", "--IdentityProvider.token=", "--ServerApp.password=", "--ServerApp.disable_check_xsrf=True",
-               "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    with server(command, folder, port, f"http://127.0.0.1:{port}/api") as base: yield base, folder / "files"
+    with server(lab_command(folder, port), folder, port, f"http://127.0.0.1:{port}/api") as base: yield base, folder / "files"
 
 
 def write_notebook(path, cells):
@@ -96,7 +100,8 @@ class Notebook:
 
     def open(self, cells):
         name = f"t{time.time_ns()}.ipynb"  # a name of its own: a reopened notebook keeps its kernel
-        write_notebook(self.root / name, cells)
+        self.path = self.root / name
+        write_notebook(self.path, cells)
         self.page.goto(f"{self.base}/lab/workspaces/{name[:-6]}/tree/{name}")
         return self.settle()
 
@@ -131,7 +136,7 @@ class Lab:
 
     def __init__(self, page): self.page, self.root = page, page.locator(".mtt").first
 
-    def wait(self, condition, timeout=30_000):
+    def wait(self, condition, timeout=60_000):
         "Until the JavaScript condition on `d`, the data attributes, holds; the attributes"
         handle = self.page.wait_for_function(f"() => {{ const d = document.querySelector('.mtt')?.dataset; return d && ({condition}) && {{...d}} }}", timeout=timeout)
         return handle.json_value()
