@@ -21,11 +21,12 @@ from .models import NETWORKS, FlatModel, build
 from .run import Protocol, Stopped, distil, judge, write_report
 
 # %% auto #0
-__all__ = ['app', 'Data', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs', 'pick_device',
-           'find_preset', 'given', 'record', 'run_folder', 'announce', 'demo', 'experts', 'distill', 'evaluate', 'show',
-           'main']
+__all__ = ['app', 'Data', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps',
+           'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer',
+           'pick_device', 'find_preset', 'given', 'record', 'run_folder', 'announce', 'demo', 'experts', 'distill',
+           'evaluate', 'show', 'main']
 
-# %% ../nbs/42_cli.ipynb #bac36333
+# %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
     name: str,  # "auto", or a name that torch knows, as "cpu", "cuda", "cuda:1", "mps"
 ) -> str:
@@ -33,28 +34,31 @@ def pick_device(
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto": return next(kind for kind, ok in there.items() if ok)
     if not there.get(name.split(":")[0], False):
-        raise ValueError(f"device {name!r} is not available here: use {' or '.join(kind for kind, ok in there.items() if ok)}, or auto")
+        raise ValueError(f"device {name!r} is not available here: use {' or '.join(k for k, ok in there.items() if ok)}, or auto")
     return name
 
-# %% ../nbs/42_cli.ipynb #48f452ba
+# %% ../nbs/42_cli.ipynb #d33b47e1
 def find_preset(name: str) -> Preset:
     "The preset called `DATA-ipcN`"
     known = {f"{data}-ipc{ipc}": preset for (data, ipc), preset in PRESETS.items()}
-    if name not in known: raise ValueError(f"no preset {name!r}: there are {', '.join(known)}; name one with --preset and change what you need with the other options")
+    if name not in known:
+        raise ValueError(f"no preset {name!r}: there are {', '.join(known)}; name one with --preset and change what you need "
+                         "with the other options")
     return known[name]
 
 def given(**options) -> dict:
     "The options that were given on the command line"
     return {k: v for k, v in options.items() if v is not None}
 
-# %% ../nbs/42_cli.ipynb #2bebdada
+# %% ../nbs/42_cli.ipynb #7463054e
 def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, **options) -> ExpertBuffer:
     "`record_experts` with a progress bar"
     model = build(network["name"], data.shape, data.n_classes, **{k: v for k, v in network.items() if k != "name"})
     with tqdm(total=n * epochs, desc="experts", unit="epoch", dynamic_ncols=True) as bar:
         def show(e):
             bar.update(e.expert * epochs + e.epoch - bar.n)
-            bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **({} if e.accuracy is None else {"val": f"{e.accuracy:.3f}"}))
+            val = {} if e.accuracy is None else {"val": f"{e.accuracy:.3f}"}
+            bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **val)
         buffer = record_experts(data, model, out, n=n, epochs=epochs, augment=augment, seed=seed, callback=show, **options)
         bar.update(n * epochs - bar.n)  # those that were there already
     return buffer
@@ -77,9 +81,9 @@ def run_folder(distiller: MTT, data: ImageData, out: Path, protocol: Protocol) -
     for name, e in results.items(): print(f"{name:>10}: test accuracy {e.mean:.3f} ± {e.std:.3f} ({len(e.accuracies)} networks)")
     print(f"pictures and report: {report}")
 
-# %% ../nbs/42_cli.ipynb #3b2cda7b
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Dataset distillation by matching training trajectories.")
+# %% ../nbs/42_cli.ipynb #d7c20a3a
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]}, help="Dataset distillation by matching training trajectories.")
 Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(sorted(LOADERS))}.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets that are not built in.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -90,10 +94,10 @@ PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to st
 Nets = Annotated[int | None, typer.Option(help="Networks trained for a reported accuracy.")]
 EvalEpochs = Annotated[int | None, typer.Option(help="Epochs of their training.")]
 
-# %% ../nbs/42_cli.ipynb #776f7c75
-def announce(device: str, data: ImageData | None = None) -> None:
+# %% ../nbs/42_cli.ipynb #fe096e70
+def announce(device: str, data: ImageData) -> None:
     "Say what is used"
-    print(f"device: {device}" + (f" ({torch.get_num_threads()} threads)" if device == "cpu" else "") + (f"; {data}" if data else ""))
+    print(f"device: {device}" + (f" ({torch.get_num_threads()} threads)" if device == "cpu" else "") + f"; {data}")
 
 @app.command()
 def demo(
@@ -137,25 +141,37 @@ def experts(
     buffer = record(images, network, out, dsa, seed, **base.experts | given(n=n, epochs=epochs, lr=lr, batch_size=batch_size))
     print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
-# %% ../nbs/42_cli.ipynb #f7dec8e3
+# %% ../nbs/42_cli.ipynb #1af335a3
+Iterations = Annotated[int | None, typer.Option(help="Meta-steps in all; a finished run goes on if there are more.")]
+SynSteps = Annotated[int | None, typer.Option(help="N: student steps.")]
+ExpertEpochs = Annotated[int | None, typer.Option(help="M: epochs from start to target.")]
+MaxStartEpoch = Annotated[int | None, typer.Option(help="T+: starts are drawn below it.")]
+LrImg = Annotated[float | None, typer.Option(help="Step size of the images.")]
+LrLr = Annotated[float | None, typer.Option(help="Step size of the student's learning rate.")]
+LrTeacher = Annotated[float | None, typer.Option(help="The student's learning rate at first.")]
+BatchSyn = Annotated[int | None, typer.Option(help="Synthetic images in a student step.")]
+PixInit = Annotated[str | None, typer.Option(help="What the images begin as: real or noise.")]
+Optimizer = Annotated[str | None, typer.Option(help="Of the images: sgd or adam.")]
+
+# %% ../nbs/42_cli.ipynb #8409b9e6
 @app.command()
 def distill(
     data: Data = "digits",
     ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
-    method: Annotated[str, typer.Option(help="mtt.")] = "mtt",
+    method: Annotated[str, typer.Option(help="Which distiller: mtt.")] = "mtt",
     preset: PresetName = None,
     root: Root = None,
-    experts: Annotated[Path | None, typer.Option(help="Folder of recorded experts; by default they are recorded into OUT/experts.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Meta-steps in all; a finished run goes on if there are more.")] = None,
-    syn_steps: Annotated[int | None, typer.Option(help="N: student steps.")] = None,
-    expert_epochs: Annotated[int | None, typer.Option(help="M: epochs from start to target.")] = None,
-    max_start_epoch: Annotated[int | None, typer.Option(help="T+: starts are drawn below it.")] = None,
-    lr_img: Annotated[float | None, typer.Option(help="Step size of the images.")] = None,
-    lr_lr: Annotated[float | None, typer.Option(help="Step size of the student's learning rate.")] = None,
-    lr_teacher: Annotated[float | None, typer.Option(help="The student's learning rate at first.")] = None,
-    batch_syn: Annotated[int | None, typer.Option(help="Synthetic images in a student step.")] = None,
-    pix_init: Annotated[str | None, typer.Option(help="real or noise.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adam.")] = None,
+    experts: Annotated[Path | None, typer.Option(help="Folder of experts; by default they are recorded into OUT/experts.")] = None,
+    iterations: Iterations = None,
+    syn_steps: SynSteps = None,
+    expert_epochs: ExpertEpochs = None,
+    max_start_epoch: MaxStartEpoch = None,
+    lr_img: LrImg = None,
+    lr_lr: LrLr = None,
+    lr_teacher: LrTeacher = None,
+    batch_syn: BatchSyn = None,
+    pix_init: PixInit = None,
+    optimizer: Optimizer = None,
     zca: Zca = None,
     limit: Limit = None,
     eval_every: Annotated[int | None, typer.Option(help="Meta-steps between validations.")] = None,
@@ -169,8 +185,8 @@ def distill(
     if method != "mtt": raise ValueError(f"unknown method {method!r}: mtt")
     base = find_preset(preset or f"{data}-ipc{ipc or 1}")
     config = replace(base.config, seed=seed, **given(
-        ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr,
-        lr_teacher=lr_teacher, batch_syn=batch_syn, pix_init=pix_init, optimizer=optimizer))
+        ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch,
+        lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn, pix_init=pix_init, optimizer=optimizer))
     where = pick_device(device)
     buffer = ExpertBuffer(experts) if experts else None
     options = buffer.meta["data_options"] if buffer else dict(zca=base.zca if zca is None else zca) | given(limit=limit)
@@ -178,18 +194,18 @@ def distill(
     announce(where, images)
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs))
-    choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now rather than after the experts
+    choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
     if buffer is None:
         reach = max(base.experts["epochs"], config.max_start_epoch - 1 + config.expert_epochs)
         dsa = DSA(config.augment, mode=config.augment_mode)
         buffer = record(images, base.network, out / "experts", dsa, seed, **base.experts | {"epochs": reach})
     run_folder(MTT(config, images, buffer), images, out, protocol)
 
-# %% ../nbs/42_cli.ipynb #bb52b492
+# %% ../nbs/42_cli.ipynb #925ac665
 @app.command()
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
-    model: Annotated[list[str] | None, typer.Option(help="Network to train on it, repeatable; by default the one it was made with.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Network to train, repeatable; by default that of the set.")] = None,
     split: Annotated[str, typer.Option(help="val, or test when all choices are made.")] = "test",
     nets: Nets = 5,
     epochs: EvalEpochs = 1000,
@@ -206,7 +222,8 @@ def evaluate(
     for name in model or [own["name"]]:
         network = FlatModel(build(**own) if name == own["name"] else build(name, data.shape, data.n_classes))
         result = evaluate_set(synthetic, data, model=network, nets=nets, epochs=epochs, seed=seed, split=split)
-        print(f"{name:>10} ({network.n_params:,} parameters): {split} accuracy {result.mean:.3f} ± {result.std:.3f} ({nets} networks, {epochs} epochs)")
+        print(f"{name:>10} ({network.n_params:,} parameters): {split} accuracy {result.mean:.3f} ± {result.std:.3f} "
+              f"({nets} networks, {epochs} epochs)")
 
 # %% ../nbs/42_cli.ipynb #da3621d6
 @app.command()

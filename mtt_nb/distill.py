@@ -232,10 +232,11 @@ def image_step(
     step = config.lr_img * first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
     return step, dict(first=first, second=second, count=torch.tensor(count))
 
-# %% ../nbs/07_distill.ipynb #7f8501c7
+# %% ../nbs/07_distill.ipynb #955c59b8
 def differences(there: dict, here: dict) -> str:
     "What two descriptions disagree on, in words; empty where they agree"
-    return "; ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in {**there, **here} if there.get(k) != here.get(k))
+    differ = [k for k in {**there, **here} if there.get(k) != here.get(k)]
+    return "; ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in differ)
 
 def require_same_data(what: str, meta: dict, data: ImageData) -> None:
     "ValueError unless `what`, described by `meta`, was made from these data"
@@ -250,7 +251,8 @@ def require_same_run(
 ) -> None:
     "ValueError that names what differs"
     if there == here: return
-    raise ValueError(f"this is the state of another run ({differences(json.loads(there), json.loads(here))}): use its settings, or begin anew")
+    differ = differences(json.loads(there), json.loads(here))
+    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
 
 # %% ../nbs/07_distill.ipynb #90d99c87
 def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | None) -> FlatModel:
@@ -275,7 +277,7 @@ def starting_images(
     if pix_init == "noise": images = torch.randn(images.shape, generator=generator, device=images.device)
     return images, data.y_train[pick]
 
-# %% ../nbs/07_distill.ipynb #3e875f33
+# %% ../nbs/07_distill.ipynb #42bc47d5
 def update(
     config: MTTConfig,
     images: Tensor,
@@ -290,6 +292,7 @@ def update(
     return images - step, change_lr(lr, config.lr_lr * velocity), dict(remembered, lr_velocity=velocity)
 
 def diverged(step: int, segment: Segment, loss: Tensor, lr: Tensor, config: MTTConfig) -> Diverged:
+    "The error for a meta-step that is not finite: where it happened, and what to lower"
     where = f"meta-step {step} (expert {segment.expert}, start epoch {segment.epoch})"
     return Diverged(f"{where} has loss {loss.item():.3g} or an update that is not finite, at student lr {lr.item():.3g}: "
                     f"lower lr_img (now {config.lr_img:g}), lr_teacher ({config.lr_teacher:g}) or lr_lr ({config.lr_lr:g}), "

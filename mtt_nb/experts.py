@@ -27,12 +27,12 @@ from .models import FlatModel, build
 __all__ = ['train_epoch', 'accuracy', 'Epoch', 'train_expert', 'checksum', 'save_tensors', 'read_meta', 'load_tensors', 'Segment',
            'ExpertBuffer', 'record_experts']
 
-# %% ../nbs/04_experts.ipynb #6cb76429
+# %% ../nbs/04_experts.ipynb #7c72e989
 def train_epoch(
     model: FlatModel,
     theta: Tensor,  # [P]
-    x: Tensor,
-    y: Tensor,
+    x: Tensor,  # [n,C,H,W]
+    y: Tensor,  # int64 [n]
     lr: float,
     batch_size: int,
     augment: DSA | None,
@@ -50,13 +50,14 @@ def train_epoch(
         total += loss.detach() * len(batch)  # no .item(): a GPU need not wait
     return theta, float(total) / len(x)
 
+# %% ../nbs/04_experts.ipynb #314beb9d
 @torch.no_grad()
 def accuracy(model: FlatModel, theta: Tensor, x: Tensor, y: Tensor, batch_size=1000) -> float:
     "Share of images classified correctly, 0 to 1"
     hits = sum((model(theta, xb).argmax(1) == yb).sum() for xb, yb in zip(x.split(batch_size), y.split(batch_size)))
     return float(hits) / len(x)
 
-# %% ../nbs/04_experts.ipynb #cbdaa5c8
+# %% ../nbs/04_experts.ipynb #3de95bb4
 class Epoch(NamedTuple):
     "What a recording tells its callback after every epoch"
     expert: int
@@ -64,6 +65,7 @@ class Epoch(NamedTuple):
     loss: float  # mean over the epoch's batches
     accuracy: float | None  # on the validation images, where there are any
 
+# %% ../nbs/04_experts.ipynb #45f554af
 def train_expert(
     data: ImageData,
     model: FlatModel,
@@ -89,14 +91,15 @@ def train_expert(
         if callback: callback(reports[-1])
     return torch.stack(rows), reports
 
-# %% ../nbs/04_experts.ipynb #09a72f40
+# %% ../nbs/04_experts.ipynb #2fea5475
 def checksum(t: Tensor) -> int:
     "CRC-32 of a tensor's type, shape and bytes"
     kind = f"{t.dtype} {tuple(t.shape)}".encode()
     return zlib.crc32(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), zlib.crc32(kind))
 
-def _crc_of(header: dict) -> int: return zlib.crc32(json.dumps(header).encode())
+def _crc_of(header: dict) -> int: return zlib.crc32(json.dumps({k: v for k, v in header.items() if k != "crc32"}).encode())
 
+# %% ../nbs/04_experts.ipynb #a4db5c5f
 def save_tensors(
     path: Path | str,
     kind: str,  # what the file is, as "expert": readers ask for it
@@ -104,23 +107,21 @@ def save_tensors(
     meta: dict,  # whatever JSON can hold
 ) -> None:
     "Write one safetensors file, whole or not at all: to a temporary name beside it, then renamed"
-    path = Path(path)
+    path, partial = Path(path), Path(path).with_name(f".{Path(path).name}.partial")
     header = {**meta, "kind": kind, "version": __version__, "checksums": {k: checksum(t) for k, t in tensors.items()}}
-    header = {"mtt_nb": json.dumps(header | {"crc32": _crc_of(header)})}
-    partial = path.with_name(f".{path.name}.partial")
+    text = json.dumps(header | {"crc32": _crc_of(header)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as f:
-            f.write(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, header))
-            f.flush()
-            os.fsync(f.fileno())
+            f.write(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"mtt_nb": text}))
+            f.flush(); os.fsync(f.fileno())
         os.replace(partial, path)
     except BaseException as e:
         with suppress(OSError): partial.unlink()
         if not isinstance(e, OSError): raise
         raise OSError(f"could not write {path}: {e.strerror or e}. Nothing was changed: free space, or try another folder") from e
 
-# %% ../nbs/04_experts.ipynb #9e771fba
+# %% ../nbs/04_experts.ipynb #dd3f717d
 def _damaged(path, how) -> str:
     return f"{path} is damaged, or no safetensors file ({how}): restore it, or move it away and make it again"
 
@@ -132,20 +133,21 @@ def _opened(path: Path | str) -> Iterator:
     except FileNotFoundError: raise FileNotFoundError(f"no file {path}") from None
     except (SafetensorError, OSError, IndexError) as e: raise ValueError(_damaged(path, e)) from None
 
+# %% ../nbs/04_experts.ipynb #63ddc1d4
 def _header(path: Path | str, kind: str) -> dict:
     "The header of a file of this kind, checked"
     with _opened(path) as f: text = (f.metadata() or {}).get("mtt_nb")
     if text is None: raise ValueError(f"{path} was not written by this package: choose another file")
     try:
         header = json.loads(text)
-        if header.pop("crc32") != _crc_of(header): raise ValueError("the header fails its checksum")
+        if header["crc32"] != _crc_of(header): raise ValueError("the header fails its checksum")
     except (ValueError, LookupError, TypeError, AttributeError) as e: raise ValueError(_damaged(path, e)) from None
     if header["kind"] != kind: raise ValueError(f"{path} is a file of kind {header['kind']!r}, not {kind!r}: choose another file")
     return header
 
 def read_meta(path: Path | str, kind: str) -> dict:
     "The JSON header of a file that `save_tensors` wrote as `kind`; ValueError names a damaged or foreign file"
-    return {k: v for k, v in _header(path, kind).items() if k != "checksums"}
+    return {k: v for k, v in _header(path, kind).items() if k not in ("checksums", "crc32")}
 
 def load_tensors(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
     "Tensors and JSON header of a file that `save_tensors` wrote as `kind`; ValueError names a damaged or foreign file"
@@ -226,7 +228,7 @@ class Segment(NamedTuple):
     start: Tensor  # theta*_t [P]
     target: Tensor  # theta*_{t+M} [P]
 
-# %% ../nbs/04_experts.ipynb #d63a65bd
+# %% ../nbs/04_experts.ipynb #ead86156
 class ExpertBuffer(_Recording):
     "The recorded experts of one folder; no row is read until it is asked for"
     def theta(
@@ -237,7 +239,7 @@ class ExpertBuffer(_Recording):
         "Read one snapshot, and nothing else, from the memory-mapped file"
         if not 0 <= expert < len(self): raise ValueError(f"expert {expert}: there are 0 to {len(self) - 1}")
         if not 0 <= epoch <= self.epochs: raise ValueError(f"epoch {epoch}: recorded are 0 to {self.epochs}")
-        with _opened(self.files[expert]) as f: row = f.get_slice("theta")[epoch].clone()  # clone: not the mapped file itself
+        with _opened(self.files[expert]) as f: row = f.get_slice("theta")[int(epoch)].clone()  # clone: not the mapped file
         if checksum(row) != self._headers[expert]["rows"][epoch]:
             raise ValueError(_damaged(self.files[expert], f"epoch {epoch} fails its checksum"))
         return row
@@ -265,7 +267,7 @@ class ExpertBuffer(_Recording):
         def draw(high): return int(torch.randint(high, (), generator=generator, device=generator.device))
         return self.at(draw(len(self)), draw(max_start), span)
 
-# %% ../nbs/04_experts.ipynb #1ba55a99
+# %% ../nbs/04_experts.ipynb #90e33598
 def _check_network(model: FlatModel, data: ImageData) -> None:
     "ValueError if the network does not take the images, or gives another number of classes"
     try: got = model(model.init(seeded(0, device=data.device)), data.x_train[:1]).shape
@@ -277,8 +279,7 @@ def _check_network(model: FlatModel, data: ImageData) -> None:
 def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume: bool) -> None:
     "ValueError if the folder cannot be gone on with"
     if path.exists() and not path.is_dir(): raise ValueError(f"{path} is a file: give a folder for the experts")
-    if headers and not resume:
-        raise ValueError(f"{path} already holds experts: set resume=True to add to them, or choose another folder")
+    if headers and not resume: raise ValueError(f"{path} already holds experts: set resume=True, or choose another folder")
     for file, header in headers.items():
         differ = "; ".join(_differences(_shared(header), settings))
         if differ: raise ValueError(f"{file} was recorded with other settings ({differ}): choose another folder")
@@ -288,10 +289,9 @@ def _check_writable(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path): pass
-    except OSError as e:
-        raise OSError(f"cannot write in {path}: {e.strerror or e}. Nothing was recorded: choose another folder") from e
+    except OSError as e: raise OSError(f"cannot write in {path} ({e.strerror or e}): choose another folder") from e
 
-# %% ../nbs/04_experts.ipynb #fce9debd
+# %% ../nbs/04_experts.ipynb #92a581a2
 def record_experts(
     data: ImageData,
     model,  # FlatModel or nn.Module
@@ -313,7 +313,8 @@ def record_experts(
     settings = dict(network=model.spec, n_params=model.n_params, data=data.name, fingerprint=data.fingerprint,
                     data_options=data.options, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed,
                     augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {})
-    settings, headers = json.loads(json.dumps(settings)), _headers(path)  # as a file will give them back
+    settings = json.loads(json.dumps(settings, default=lambda number: number.item()))  # as a file will give them back
+    headers = _headers(path)
     _check_folder(path, headers, settings, resume)
     missing = [i for i in range(n) if _file(path, i) not in headers]
     if missing:

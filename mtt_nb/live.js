@@ -584,7 +584,7 @@ class View {
     panel(0, `matching loss${many ? "" : " (thick: running mean)"}`, column(1), true, short);
     panel(1, "student learning rate", column(2), false, short);
     if (withAccuracy) panel(2, "validation accuracy", runs.map(run => run.accuracy), false, v => `${(100 * v).toFixed(1)} %`);
-    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + third - 8, r.y + 28 + 13 * i, { color: styles[i % 3][0], size: 11, align: "right" }));
+    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * i, { color: styles[i % 3][0], size: 11 }));
   }
 
   drawCurve(r, title, series, styles, log, format) {

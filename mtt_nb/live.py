@@ -507,7 +507,7 @@ def picture(
     fig.savefig(png, dpi=80)
     return png.getvalue()
 
-# %% ../nbs/12_live.ipynb #98ee01f2
+# %% ../nbs/12_live.ipynb #51e231ac
 if anywidget:
     class Canvas(anywidget.AnyWidget):
         "The page's side of the lab"
@@ -518,13 +518,16 @@ class Still(W.Image):
     "In its place where anywidget cannot load: the same picture by matplotlib, three times a second at most"
     def __init__(self, live):
         super().__init__(format="png")
-        self.live, self.drawn = weakref.ref(live), -math.inf
+        self.live, self.drawn, self.words = weakref.ref(live), -math.inf, W.Label()
         self.draw()
     def draw(self):
         live = self.live()
         if live: self.value, self.drawn = picture(live.histories, live.names), time.perf_counter()
     def send(self, content, buffers=None):
-        running = (content.get("status") or {}).get("running")
+        status = content.get("status") or {}
+        running = status.get("running")
+        word = "running" if running else status.get("word")
+        if status: self.words.value = status.get("error") or f"meta-step {status['step']}, {word}"
         if content["kind"] != "inside" and (not running or time.perf_counter() - self.drawn > 1 / 3): self.draw()
     def on_msg(self, callback, remove=False): "Its page asks nothing"
 
@@ -670,7 +673,7 @@ class Panel(Controls):
             new = {k: s.value for k, s in self.sliders.items() if s.value != getattr(config, k)}
             if new: self.driver.change(**new)
 
-# %% ../nbs/12_live.ipynb #76ffd146
+# %% ../nbs/12_live.ipynb #8d22c113
 class Runs:
     "The runs of a `Live`"
     def _collect(self, makes, names: list[str] | None, options: dict):
@@ -685,7 +688,7 @@ class Runs:
     def _shared(self) -> dict:
         "The planes of the first run, which serve all runs on the same experts"
         paths = {str(getattr(r.scribe.buffer, "path", None)) for r in self.driven}
-        if len(paths) > 1: raise ValueError("the runs match different experts: give them one ExpertBuffer, to be seen in one plane")
+        if len(paths) > 1: raise ValueError("the runs match different experts: give them one ExpertBuffer, to be seen in a plane")
         return self.driven[0].planes
     @property
     def driven(self) -> list[Run]: return [r for r in self.runs if isinstance(r, Run)]
@@ -702,7 +705,7 @@ class Runs:
         "Pause every run, waiting for the steps under way"
         for r in self.driven: r.driver.pause(wait=True)
 
-# %% ../nbs/12_live.ipynb #5b97d710
+# %% ../nbs/12_live.ipynb #146e336f
 class Live(Panel, Page, Runs, W.VBox):
     "The live lab: buttons, sliders, and one canvas with the plane, the images and the curves of one run or several"
     def __init__(
@@ -720,7 +723,7 @@ class Live(Panel, Page, Runs, W.VBox):
         self._collect(makes, names, dict(fps=fps, validate=validate, every=every))
         self.view = Canvas() if anywidget and view != "matplotlib" else Still(self)
         self.view.on_msg(self._asked)
-        super().__init__([*self._controls(), self.view])
+        super().__init__([*self._controls(), *([self.view.words] if isinstance(self.view, Still) else []), self.view])
         _replace_earlier(self)
         if self.buttons: self._changed()
     @classmethod

@@ -9,7 +9,7 @@ from torch import Tensor
 # %% auto #0
 __all__ = ['matching_loss']
 
-# %% ../nbs/06_matching.ipynb #a5442935
+# %% ../nbs/06_matching.ipynb #3b3892ed
 def matching_loss(
     theta_n: Tensor,  # where the student ended [P]
     theta_start: Tensor,  # where student and expert started [P]
@@ -17,7 +17,9 @@ def matching_loss(
 ) -> Tensor:  # scalar: 0 is arrival, 1 is as far from the target as at the start
     "The normalised squared distance in parameter space (paper, equation 2); ValueError for a segment of no length"
     if not theta_n.shape == theta_start.shape == theta_target.shape:
-        raise ValueError(f"points of shapes {tuple(theta_n.shape)}, {tuple(theta_start.shape)}, {tuple(theta_target.shape)}: all must be the same [P]")
+        shapes = ", ".join(str(tuple(t.shape)) for t in (theta_n, theta_start, theta_target))
+        raise ValueError(f"points of shapes {shapes}: student's end, start and target must all be the same [P]")
     length = (theta_start - theta_target).square().sum()
-    if length == 0: raise ValueError("start and target are the same point: the expert did not move, or its snapshots share memory (record clones)")
+    if length == 0:
+        raise ValueError("start and target are one point: the expert stood still, or its snapshots share memory (keep clones)")
     return (theta_n - theta_target).square().sum() / length

@@ -207,7 +207,7 @@ def running_mean(
     first = np.maximum(last - window, 0)
     return (total[last] - total[first]) / (last - first)
 
-# %% ../nbs/11_plots.ipynb #132c3538
+# %% ../nbs/11_plots.ipynb #fe774e03
 def _series(log: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     "Meta-steps and values of the lines that have a finite `key`"
     pairs = [(line["step"], line[key]) for line in log if line.get(key) is not None and math.isfinite(line[key])]
@@ -218,7 +218,7 @@ def draw_loss(ax, log: Sequence[dict]) -> None:
     steps, loss = _series(log, "loss")
     window = max(1, min(100, len(loss) // 10))
     ax.plot(steps, loss, ".", **LOSS, alpha=0.4, markersize=4, label="of a step")
-    ax.plot(steps, running_mean(loss, window), **LOSS, label=f"mean of {window}")
+    ax.plot(steps, running_mean(loss, window), **LOSS, label=f"mean of {window}" if window > 1 else None)
     if len(loss) and 0 < 30 * loss.min() < loss.max(): ax.set_yscale("log")
     ax.set(xlabel="meta-step", ylabel="loss")
     ax.legend(frameon=False, fontsize=8)
@@ -255,22 +255,20 @@ def _compared(results: dict[str, Evaluation], baseline: str | None) -> tuple[str
     if baseline is not None and baseline not in results: raise ValueError(f"baseline {baseline!r}: one of {', '.join(results)}")
     return splits[0], baseline or next((name for name in results if "random" in name.lower()), None)
 
-# %% ../nbs/11_plots.ipynb #8ec06957
+# %% ../nbs/11_plots.ipynb #2912af7c
 def plot_accuracies(
     results: dict[str, Evaluation],
     baseline: str | None = None,  # whose mean the dashed line marks; by default the first name with "random" in it
 ) -> Picture:
     "Mean accuracies with their standard deviations, every network as a dot, and the baseline to beat"
     split, baseline = _compared(results, baseline)
-    fig = Picture(6, 0.9 + 0.35 * len(results))
-    ax = fig.subplots()
+    ax = (fig := Picture(6, 0.9 + 0.35 * len(results))).subplots()
     for row, (name, r) in enumerate(results.items()):
-        one = len(r.accuracies) == 1
+        spread, shown = (r.std, f" \u00b1 {100 * r.std:.1f}") if len(r.accuracies) > 1 else (None, "")
         colour = QUIET if name == baseline else ACCURACY["color"]
-        ax.barh(row, r.mean, xerr=None if one else r.std, color=colour, alpha=0.5, capsize=3)
+        ax.barh(row, r.mean, xerr=spread, color=colour, alpha=0.5, capsize=3)
         ax.plot(r.accuracies, [row] * len(r.accuracies), ".", color="black", markersize=4)
-        text = f"{r.mean:.1%}" + ("" if one else f" \u00b1 {100 * r.std:.1f}")
-        ax.text(1.02, row, text, va="center", transform=ax.get_yaxis_transform())
+        ax.text(1.02, row, f"{r.mean:.1%}{shown}", va="center", transform=ax.get_yaxis_transform())
     if baseline: ax.axvline(results[baseline].mean, color="black", linestyle="--", linewidth=1)
     nets = " or ".join(map(str, sorted({len(r.accuracies) for r in results.values()})))
     ax.set(yticks=range(len(results)), yticklabels=results, xlim=(0, 1))
@@ -278,24 +276,29 @@ def plot_accuracies(
     ax.invert_yaxis()
     return fig
 
-# %% ../nbs/11_plots.ipynb #a628952e
-def _mosaic(synthetic: SyntheticSet) -> np.ndarray:
-    "A hundred images at most, evenly chosen, as a square"
-    shown = synthetic.display()[:: math.ceil(len(synthetic) / 100)]
-    return image_grid(shown, columns=math.ceil(math.sqrt(len(shown))))
+# %% ../nbs/11_plots.ipynb #2a4b6128
+def _mosaic(synthetic: SyntheticSet, room=340) -> np.ndarray:
+    "Images, evenly chosen: as many as make a square of at most ten by ten and `room` dots, in pixels of whole dots"
+    n, side = len(synthetic), max(synthetic.images.shape[-2:]) + 1
+    columns = min(math.ceil(math.sqrt(n)), 10, max(1, room // side))
+    chosen = torch.linspace(0, n - 1, min(n, columns**2)).round().long()
+    return image_grid(synthetic.display()[chosen], columns=columns, zoom=max(1, room // (columns * side)))
 
-# %% ../nbs/11_plots.ipynb #19f276b5
+# %% ../nbs/11_plots.ipynb #2f0603ee
 class _Screen:
     "The figure of a film: scales that hold all frames, and what moves on it, by name"
     def __init__(self, frames: Sequence[Frame], plane: Plane | None, expert: Tensor | None):
-        self.fig, self.plane = Picture(7.2, 3.6), plane
-        rows = [["images", "plane"], ["images", "loss"]] if plane else [["images", "loss"]]
-        axes = self.fig.subplot_mosaic(rows, height_ratios=[3, 2][:len(rows)])
-        axes["images"].set_axis_off()
+        self.fig, self.plane = Picture(7.2, 4), plane
+        axes = self.fig.subplot_mosaic([[".", "plane"], [".", "loss"]] if plane else [[".", "loss"]])
+        mosaic = _mosaic(frames[0].synthetic)
+        h, w = mosaic.shape[:2]
+        images = self.fig.add_axes((8 / 720, 1 - (36 + h) / 400, w / 720, h / 400))
+        images.set_axis_off()
+        self.fig.text(8 / 720, 1 - (52 + h) / 400, "pixels from 0 to 1, beyond is clipped", fontsize=8, color=QUIET)
         draw_loss(axes["loss"], [dict(step=f.step, loss=f.loss) for f in frames])
-        cursor, = axes["loss"].plot([], [], color="black", marker="o", markersize=7)
-        self.moving = dict(image=axes["images"].imshow(_mosaic(frames[0].synthetic), interpolation="nearest"),
-                           title=axes["images"].set_title(""), cursor=cursor)
+        self.moving = dict(image=images.imshow(mosaic, interpolation="nearest", aspect="auto"),
+                           title=self.fig.text(8 / 720, 1 - 24 / 400, ""),
+                           cursor=axes["loss"].plot([], [], color="black", marker="o", markersize=7)[0])
         if plane:
             every = torch.cat([f.student for f in frames])
             self.moving |= draw_plane(axes["plane"], plane, expert, every, frames[0].target)
@@ -314,17 +317,22 @@ class _Screen:
         if "target" in self.moving: points["target"] = frame.target[None]
         for name, p in points.items(): self.moving[name].set_data(*self.plane.project(p).T.cpu())
 
-# %% ../nbs/11_plots.ipynb #a5491315
-def _write_gif(path: Path, pictures: list[Image.Image], fps: float) -> None:
-    "All frames with one palette; the last stays for two seconds"
-    some = [np.asarray(pictures[i]) for i in (0, len(pictures) // 2, -1)]
-    palette = Image.fromarray(np.concatenate(some)).quantize(256, method=Image.Quantize.MAXCOVERAGE)
-    frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
+# %% ../nbs/11_plots.ipynb #0fab934d
+def _write_gif(path: Path, pictures: list[np.ndarray], fps: float) -> None:
+    "Frames uint8 [height,width,3] with one palette, in which white stays white; the last frame stays for two seconds"
+    some = np.concatenate([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
+    palette = Image.fromarray(some).quantize(255, method=Image.Quantize.MAXCOVERAGE)
+    colours, white, frames = palette.getpalette()[:255 * 3], 255, []
+    for picture in pictures:
+        index = np.array(Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE))
+        index[(picture == 255).all(2)] = white
+        frames.append(Image.fromarray(index))
+        frames[-1].putpalette(colours + [0] * (255 * 3 - len(colours)) + [255] * 3)
     film, hold = io.BytesIO(), [round(1000 / fps)] * (len(frames) - 1) + [2000]
     frames[0].save(film, "gif", save_all=True, append_images=frames[1:], duration=hold, loop=0)
     path.write_bytes(film.getvalue())
 
-# %% ../nbs/11_plots.ipynb #d25b209d
+# %% ../nbs/11_plots.ipynb #d1a3b96e
 def save_animation(
     path: Path | str,  # a file name that ends in .gif
     frames: Sequence[Frame],
@@ -347,6 +355,6 @@ def save_animation(
         screen.put(frame)
         canvas.restore_region(still)
         for artist in screen.moving.values(): screen.fig.draw_artist(artist)
-        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     _write_gif(path, pictures, fps)
     return path

@@ -89,7 +89,7 @@ class AdjointUnroll(torch.autograd.Function):
             if d_theta is not None: lam = lam + d_theta
         return None, None, lam if need_theta else None, dx, dy, dlr
 
-# %% ../nbs/05_unroll.ipynb #609b0133
+# %% ../nbs/05_unroll.ipynb #97cbfaff
 def _check_unroll(theta, xs, ys, lr, momentum, memory):
     "ValueError for input that `unroll` cannot take"
     if memory not in ("constant", "full"): raise ValueError(f"memory {memory!r}: 'constant' or 'full'")
@@ -104,7 +104,7 @@ def _check_unroll(theta, xs, ys, lr, momentum, memory):
         raise ValueError(f"{shapes}: ys must be classes [N,B] of torch.int64, or probabilities [N,B,K] of theta's type")
     if not xs.device == ys.device == theta.device:
         raise ValueError(f"xs on {xs.device}, ys on {ys.device}, theta on {theta.device}: must be on one device")
-    if lr.shape not in ((), (len(xs),)): raise ValueError(f"lr {tuple(lr.shape)}: must be one number, or {len(xs)} for as many steps")
+    if lr.shape not in ((), (len(xs),)): raise ValueError(f"lr {tuple(lr.shape)}: must be one number, or one a step [{len(xs)}]")
 
 # %% ../nbs/05_unroll.ipynb #2c75005a
 def unroll(

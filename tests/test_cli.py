@@ -16,7 +16,9 @@ from mtt_nb.experts import ExpertBuffer
 
 COMMAND = [sys.executable, "-m", "mtt_nb"]
 EXPERTS = ["experts", "--n", "3", "--epochs", "3", "--width", "8", "--batch-size", "64", "--device", "cpu"]
-DISTILL = ["distill", "--iterations", "14", "--syn-steps", "5", "--max-start-epoch", "2", "--eval-every", "5", "--eval-epochs", "20", "--nets", "2", "--device", "cpu"]
+SHORT = ["distill", "--syn-steps", "5", "--max-start-epoch", "2", "--eval-every", "5", "--eval-epochs", "20", "--nets", "2",
+         "--device", "cpu"]
+DISTILL = [*SHORT, "--iterations", "14"]
 
 
 def run(*args, cwd, **kw):
@@ -46,8 +48,8 @@ def folder(tmp_path_factory):
 
 def same_result(a, b):
     x, y = (SyntheticSet.load(f / "distilled.safetensors") for f in (a, b))
-    strip = lambda f: [{k: v for k, v in line.items() if k != "seconds"} for line in JsonLines.read(f / "log.jsonl")]
-    return torch.equal(x.images, y.images) and x.lr == y.lr and x.meta == y.meta and strip(a) == strip(b)
+    def log(f): return [{k: v for k, v in line.items() if k != "seconds"} for line in JsonLines.read(f / "log.jsonl")]
+    return torch.equal(x.images, y.images) and x.lr == y.lr and x.meta == y.meta and log(a) == log(b)
 
 
 def test_one_seed_gives_one_result_to_the_bit(folder):
@@ -63,7 +65,8 @@ def test_a_killed_recording_goes_on(folder):
     assert killed([*EXPERTS, "--out", there], folder, lambda: (there / "expert_0000.safetensors").exists())
     assert not (there / "expert_0002.safetensors").exists()
     assert run(*EXPERTS, "--out", there, cwd=folder).returncode == 0
-    for i in range(3): assert torch.equal(ExpertBuffer(there).trajectory(i), ExpertBuffer(folder / "experts").trajectory(i))
+    resumed, whole = ExpertBuffer(there), ExpertBuffer(folder / "experts")
+    for i in range(3): assert torch.equal(resumed.trajectory(i), whole.trajectory(i))
 
 
 @pytest.mark.parametrize("lines", [1, 8])
@@ -76,16 +79,17 @@ def test_a_killed_distillation_goes_on(folder, lines):
 
 
 def test_more_iterations_go_on_from_the_end(folder):
-    command = ["distill", "--experts", "experts", "--syn-steps", "5", "--max-start-epoch", "2", "--eval-every", "5", "--eval-epochs", "20", "--nets", "2", "--device", "cpu"]
-    assert run(*command, "--iterations", 9, "--out", "longer", cwd=folder).returncode == 0
-    assert run(*command, "--iterations", 14, "--out", "longer", cwd=folder).returncode == 0
-    assert torch.equal(load_file(folder / "longer/checkpoint.safetensors")["images"], load_file(folder / "run/checkpoint.safetensors")["images"])
+    for more in (9, 14):
+        assert run(*SHORT, "--experts", "experts", "--iterations", more, "--out", "longer", cwd=folder).returncode == 0
+    longer, whole = (load_file(folder / name / "checkpoint.safetensors") for name in ("longer", "run"))
+    assert torch.equal(longer["images"], whole["images"])
 
 
 def test_the_report_says_what_was_done(folder):
     text = (folder / "run/report.md").read_text()
-    for word in ("distilled", "random", "full data", "fingerprint", "seed", "torch", "meta-step", "images.png", "curves.png", "accuracies.png"): assert word in text
-    for picture in ("images.png", "curves.png", "accuracies.png"): assert (folder / "run" / picture).read_bytes()[:4] == b"\x89PNG"
+    for word in ("distilled", "random", "full data", "fingerprint", "seed", "torch", "meta-step"): assert word in text
+    for picture in ("images.png", "curves.png", "accuracies.png"):
+        assert picture in text and (folder / "run" / picture).read_bytes()[:4] == b"\x89PNG"
 
 
 def refused(done, *words):
@@ -95,22 +99,24 @@ def refused(done, *words):
 
 
 def test_bad_input_is_one_line(folder, tmp_path):
+    experts = folder / "experts"
     refused(run("distill", "--data", "digitz", cwd=tmp_path), "digitz")
     refused(run("distill", "--experts", "nowhere", "--out", "x", cwd=tmp_path), "nowhere", "no experts")
-    refused(run(*EXPERTS, "--seed", 5, "--out", folder / "experts", cwd=tmp_path), "other settings", "seed")
-    refused(run(*DISTILL, "--experts", folder / "experts", "--max-start-epoch", 9, "--out", "x", cwd=tmp_path), "T+", "epoch")
-    refused(run(*DISTILL, "--experts", folder / "experts", "--ipc", 4000, "--preset", "digits-ipc1", "--out", "x", cwd=tmp_path), "4000")
-    refused(run(*DISTILL, "--experts", folder / "experts", "--lr-img", 1, "--out", folder / "run", cwd=tmp_path), "lr_img", "another run")
-    refused(run(*DISTILL, "--experts", folder / "experts", "--lr-img", 1e30, "--lr-teacher", 1e20, "--out", "x", cwd=tmp_path), "finite", "lower")
+    refused(run(*EXPERTS, "--seed", 5, "--out", experts, cwd=tmp_path), "seed")
+    def distill(*args): return run(*DISTILL, "--experts", experts, "--out", "x", *args, cwd=tmp_path)
+    refused(distill("--max-start-epoch", 9), "T+", "epoch")
+    refused(distill("--ipc", 4000, "--preset", "digits-ipc1"), "4000")
+    refused(distill("--lr-img", 1, "--out", folder / "run"), "lr_img", "another run")
+    refused(distill("--lr-teacher", 1e20), "finite", "lower")
     (tmp_path / "file").write_text("")
     refused(run(*EXPERTS, "--out", "file", cwd=tmp_path), "file")
-    refused(run(*DISTILL, "--experts", folder / "experts", "--out", "file/run", cwd=tmp_path), "file")
+    refused(distill("--out", "file/run"), "file")
 
 
 def test_damaged_files_are_named_and_kept(folder, tmp_path):
     experts, out = tmp_path / "experts", tmp_path / "run"
     experts.mkdir()
-    for i in range(3): (experts / f"expert_{i:04d}.safetensors").write_bytes((folder / f"experts/expert_{i:04d}.safetensors").read_bytes())
+    for file in (folder / "experts").glob("expert_*"): (experts / file.name).write_bytes(file.read_bytes())
     bad = experts / "expert_0001.safetensors"
     bad.write_bytes(bad.read_bytes()[:-50])
     before = bad.read_bytes()
@@ -136,10 +142,11 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(folder, tmp_path):
 
 
 def test_the_demo_reaches_its_mark(tmp_path):
-    "From nothing to ten images: at least 0.88 on the test set and far above a random selection (0.90 is typical; the margin is for other processors)"
+    "From nothing to ten images: 0.90 on the test set is the mark, less a margin for other processors' rounding"
     began = time.monotonic()
     done = run("demo", "--out", "demo", cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
     assert done.returncode == 0, done.stderr
     print(done.stdout, f"{time.monotonic() - began:.0f} s")
-    accuracy = {k: sum(v) / len(v) for k, v in json.loads((tmp_path / "demo/results.json").read_text())["accuracies"].items()}
-    assert accuracy["distilled"] >= 0.88 and accuracy["distilled"] > accuracy["random"] + 0.1 and accuracy["full data"] > accuracy["distilled"], accuracy
+    accuracies = json.loads((tmp_path / "demo/results.json").read_text())["accuracies"]
+    mean = {name: sum(a) / len(a) for name, a in accuracies.items()}
+    assert mean["distilled"] >= 0.88 and mean["random"] + 0.1 < mean["distilled"] < mean["full data"], mean

@@ -187,19 +187,18 @@ def test_asyncio_gives_way():
 
 
 def test_turns_lets_a_visitor_in():
-    turns, stop, steps, waits = Turns(), threading.Event(), [0], []
-    def loop():
-        while not stop.is_set():
-            with turns: time.sleep(0.001); steps[0] += 1
-    thread = threading.Thread(target=loop)
-    thread.start()
-    for _ in range(50):
-        before = steps[0]
+    turns, order = Turns(), []
+    def visit():
         with turns:
-            with turns: waits.append(steps[0] - before)  # taken twice by its holder
-    stop.set()
-    thread.join()
-    assert max(waits) <= 2
+            with turns: order.append("visitor")  # taken twice by its holder
+    for _ in range(200):
+        visitor = threading.Thread(target=visit)
+        with turns:
+            visitor.start()
+            until(turns._door.locked)
+        with turns: order.append("again")  # at once, but behind the visitor
+        visitor.join()
+    assert order == ["visitor", "again"] * 200
 
 
 def test_a_distiller_in_place_of_a_factory_is_set_back(make):
@@ -480,6 +479,9 @@ def test_pictures_without_a_browser(make):
     empty = lab.view.value
     lab.run(2)
     assert bytes(lab.view.value[:4]) == b"\x89PNG" and lab.view.value != empty
+    assert lab.view.words.value == "meta-step 2, paused" and lab.view.words in lab.children
+    lab._note("what went wrong")
+    assert lab.view.words.value == "what went wrong"
     bundle = lab._repr_mimebundle_()
     assert {"image/png", "application/vnd.jupyter.widget-view+json", "text/plain"} <= set(bundle)
     assert lab.snapshot(step=1).data != lab.snapshot().data

@@ -29,7 +29,7 @@ def test_settings_agree():
     cfg = settings()
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]
     assert cfg["version"] == mtt_nb.__version__
-    assert {k: tool[k] for k in ("lib_name", "lib_path", "nbs_path", "tst_flags")} == {k: cfg[k] for k in ("lib_name", "lib_path", "nbs_path", "tst_flags")}
+    for key in ("lib_name", "lib_path", "nbs_path", "tst_flags"): assert tool[key] == cfg[key]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def copy(tmp_path_factory):
 
 
 def differing(copy, folder, pattern):
-    names = {p.relative_to(base) for base in (ROOT, copy) for p in (base / folder).rglob(pattern) if not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)}
+    skip = {"__pycache__", ".ipynb_checkpoints"}
+    names = {p.relative_to(base) for base in (ROOT, copy) for p in (base / folder).rglob(pattern) if not skip & set(p.parts)}
     def text(base, name): return (base / name).read_bytes() if (base / name).exists() else None
     return sorted(str(n) for n in names if text(ROOT, n) != text(copy, n))
 
@@ -77,7 +78,8 @@ def test_method_layer_imports_upwards_only(name):
     source = (ROOT / "mtt_nb" / f"{name}.py").read_text()
     allowed = METHOD | ({"torchvision", "sklearn", "PIL"} if name == "data" else {"PIL"} if name == "distill" else set())
     for node in ast.walk(ast.parse(source)):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+        names = [a.name for a in getattr(node, "names", [])] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom): names = [node.module]
         for module in names:
             if getattr(node, "level", 0): module = f"mtt_nb.{module}"
             top, *rest = module.split(".")

@@ -49,12 +49,13 @@ def test_equals_an_independent_unroll(case, momentum, memory, soft):
     theta = model.init(g).double().requires_grad_()
     xs = torch.randn(n, b, *shape, generator=g, dtype=torch.double).requires_grad_()
     lr = (0.2 * torch.rand(n, generator=g, dtype=torch.double) + 0.01).requires_grad_()
-    ys = torch.rand(n, b, classes, generator=g, dtype=torch.double).softmax(-1).requires_grad_() if soft else torch.randint(classes, (n, b), generator=g)
+    if soft: ys = torch.rand(n, b, classes, generator=g, dtype=torch.double).softmax(-1).requires_grad_()
+    else: ys = torch.randint(classes, (n, b), generator=g)
     weights = torch.randn(model.n_params, generator=g, dtype=torch.double)
     wanted = [theta, xs, lr] + [ys] * soft
     ends, grads = [], []
-    for f in (lambda: unroll(model, theta, xs, ys, lr, momentum=momentum, memory=memory), lambda: independent(model.module, theta, xs, ys, lr, momentum)):
-        end = f()
+    ours = unroll(model, theta, xs, ys, lr, momentum=momentum, memory=memory)
+    for end in (ours, independent(model.module, theta, xs, ys, lr, momentum)):
         ends.append(end.detach())
         grads.append(torch.autograd.grad(end @ weights + end.square().sum(), wanted))
     assert (ends[0] - ends[1]).norm() <= 1e-12 * ends[1].norm()
