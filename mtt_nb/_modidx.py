@@ -96,6 +96,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mtt_nb.distill.SyntheticSet.load': ('distill.html#syntheticset.load', 'mtt_nb/distill.py'),
                                 'mtt_nb.distill.SyntheticSet.save': ('distill.html#syntheticset.save', 'mtt_nb/distill.py'),
                                 'mtt_nb.distill._check_set': ('distill.html#_check_set', 'mtt_nb/distill.py'),
+                                'mtt_nb.distill._digits': ('distill.html#_digits', 'mtt_nb/distill.py'),
                                 'mtt_nb.distill._png': ('distill.html#_png', 'mtt_nb/distill.py'),
                                 'mtt_nb.distill._require': ('distill.html#_require', 'mtt_nb/distill.py'),
                                 'mtt_nb.distill.change_lr': ('distill.html#change_lr', 'mtt_nb/distill.py'),

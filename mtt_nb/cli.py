@@ -81,9 +81,10 @@ def run_folder(distiller: MTT, data: ImageData, out: Path, protocol: Protocol) -
     for name, e in results.items(): print(f"{name:>10}: test accuracy {e.mean:.3f} ± {e.std:.3f} ({len(e.accuracies)} networks)")
     print(f"pictures and report: {report}")
 
-# %% ../nbs/42_cli.ipynb #d7c20a3a
+# %% ../nbs/42_cli.ipynb #d38f6ca3
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  context_settings={"help_option_names": ["-h", "--help"]}, help="Dataset distillation by matching training trajectories.")
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Dataset distillation by matching training trajectories.")
 Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(sorted(LOADERS))}.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets that are not built in.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -153,7 +154,7 @@ BatchSyn = Annotated[int | None, typer.Option(help="Synthetic images in a studen
 PixInit = Annotated[str | None, typer.Option(help="What the images begin as: real or noise.")]
 Optimizer = Annotated[str | None, typer.Option(help="Of the images: sgd or adam.")]
 
-# %% ../nbs/42_cli.ipynb #8409b9e6
+# %% ../nbs/42_cli.ipynb #f9e061ff
 @app.command()
 def distill(
     data: Data = "digits",
@@ -161,7 +162,7 @@ def distill(
     method: Annotated[str, typer.Option(help="Which distiller: mtt.")] = "mtt",
     preset: PresetName = None,
     root: Root = None,
-    experts: Annotated[Path | None, typer.Option(help="Folder of experts; by default they are recorded into OUT/experts.")] = None,
+    experts: Annotated[Path | None, typer.Option(help="Folder of experts; without it, OUT/experts is filled.")] = None,
     iterations: Iterations = None,
     syn_steps: SynSteps = None,
     expert_epochs: ExpertEpochs = None,

@@ -428,7 +428,7 @@ class JsonLines:
         where = dict(expert=s.expert, epoch=s.epoch) if s else {}
         self.write(step=state.step, loss=state.loss, lr=state.lr, **where, seconds=round(state.seconds, 6))
 
-# %% ../nbs/07_distill.ipynb #c75d5877
+# %% ../nbs/07_distill.ipynb #b3e79974
 class Preset(NamedTuple):
     "Everything a run needs: the network, how to record its experts, and the settings of Algorithm 1"
     network: dict  # name and options for `build`
@@ -438,10 +438,16 @@ class Preset(NamedTuple):
     zca: bool = False
     source: str = ""
 
-PRESETS: dict[tuple[str, int], Preset] = {
-    ("digits", 1): Preset(
-        network=dict(name="convnet", width=32, depth=2), experts=dict(n=5, epochs=11, lr=0.05, batch_size=64),
-        config=MTTConfig(ipc=1, iterations=60, syn_steps=20, expert_epochs=2, max_start_epoch=10, lr_img=10.0, lr_lr=1e-3,
-                         lr_teacher=0.05, augment="crop_scale_rotate", memory="full"),
-        evaluation=dict(epochs=300, eval_every=20, val_nets=2, full_epochs=10)),
+def _digits(ipc, max_start, **options) -> Preset:
+    "Settings for the digits, found on their validation images"
+    return Preset(
+        network=dict(name="convnet", width=32, depth=2), experts=dict(n=5, epochs=max_start + 1, lr=0.05, batch_size=64),
+        config=MTTConfig(ipc=ipc, syn_steps=20, expert_epochs=2, max_start_epoch=max_start, lr_img=10.0, lr_lr=1e-3,
+                         lr_teacher=0.05, augment="crop_scale_rotate", memory="full", **options),
+        evaluation=dict(epochs=200, eval_every=30, val_nets=5, full_epochs=8, batch_size=64))
+
+PRESETS: dict[tuple[str, int], Preset] = {  # by data set and images per class
+    ("digits", 1): _digits(1, 10, iterations=60),
+    ("digits", 5): _digits(5, 12, iterations=60, batch_syn=25),
+    ("digits", 10): _digits(10, 14, iterations=90, batch_syn=25),
 }

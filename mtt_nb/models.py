@@ -91,7 +91,7 @@ class LeNet(_Layers):
                          nn.Linear(16 * after(h) * after(w), 120), nn.ReLU(),
                          nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, n_classes))
 
-# %% ../nbs/03_models.ipynb #5ce453e2
+# %% ../nbs/03_models.ipynb #f4c39b65
 NETWORKS = {"convnet": ConvNet, "mlp": MLP, "lenet": LeNet}
 
 def build(
@@ -107,7 +107,7 @@ def build(
     if unknown: raise ValueError(f"{name} has no option {unknown}: its options are {', '.join(options) or 'none'}")
     if len(shape) != 3 or min(shape) < 1 or n_classes < 1:
         raise ValueError(f"images of shape {shape} in {n_classes} classes: give C, H, W and n_classes, each at least 1")
-    module = network(shape, n_classes, **kw)
+    with torch.random.fork_rng(devices=[]): module = network(shape, n_classes, **kw)  # leaves the global generator as it was
     module.spec = dict(name=name, shape=list(shape), n_classes=n_classes, **{**options, **kw})
     return module
 

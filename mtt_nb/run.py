@@ -53,15 +53,15 @@ class StopRequest:
     def __exit__(self, *_):
         if self._main: signal.signal(signal.SIGINT, self._before)
 
-# %% ../nbs/39_run.ipynb #996a86ca
+# %% ../nbs/39_run.ipynb #6030b416
 class Stopped(Exception):
     "A run was asked to stop, has written its checkpoint and can go on"
 
 def best_validation(log: list[dict]) -> dict | None:
-    "The line of the highest validation accuracy, the earliest of equals"
-    return max((line for line in log if "val_accuracy" in line), key=lambda line: line["val_accuracy"], default=None)
+    "The line of the highest validation accuracy, the latest of equals"
+    return max((line for line in log if "val_accuracy" in line), key=lambda line: (line["val_accuracy"], line["step"]), default=None)
 
-# %% ../nbs/39_run.ipynb #5ec8f321
+# %% ../nbs/39_run.ipynb #1d9cf92c
 def distil(
     distiller,  # any object with .step, .steps, .synthetic, iteration and state_dict
     data: ImageData,
@@ -87,9 +87,9 @@ def distil(
             last = distiller.steps == distiller.config.iterations
             if last or distiller.steps % protocol.eval_every == 0:
                 result = evaluate(distiller.synthetic, data, **protocol.options(nets=protocol.val_nets))
-                entry = dict(step=distiller.steps, val_accuracy=result.mean, val_std=result.std)
+                entry = dict(step=distiller.steps, val_accuracy=round(result.mean, 6), val_std=round(result.std, 6))
                 log.write(**entry)
-                if best is None or entry["val_accuracy"] > best["val_accuracy"]:
+                if best is None or entry["val_accuracy"] >= best["val_accuracy"]:
                     best = entry
                     distiller.synthetic.save(out / "distilled.safetensors")
             if last or stop.asked or time.monotonic() - saved > checkpoint_every:

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtt_nb.cli import main
 from mtt_nb.distill import JsonLines, SyntheticSet
 from mtt_nb.experts import ExpertBuffer
 
@@ -21,7 +24,18 @@ SHORT = ["distill", "--syn-steps", "5", "--max-start-epoch", "2", "--eval-every"
 DISTILL = [*SHORT, "--iterations", "14"]
 
 
-def run(*args, cwd, **kw):
+def run(*args, cwd):
+    "A command as the shell would run it, without the seconds that a new Python takes"
+    before = os.getcwd()
+    os.chdir(cwd)
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        try: main([str(a) for a in args])
+        except SystemExit as e: return subprocess.CompletedProcess(args, e.code, out.getvalue(), err.getvalue())
+        finally: os.chdir(before)
+
+
+def run_alone(*args, cwd, **kw):
+    "A command in a process of its own"
     done = subprocess.run([*COMMAND, *map(str, args)], cwd=cwd, capture_output=True, text=True, **kw)
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -38,10 +52,10 @@ def killed(args, cwd, when):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    "A folder with recorded experts and a finished run"
+    "A folder with recorded experts and a run from another process"
     there = tmp_path_factory.mktemp("cli")
     assert run(*EXPERTS, "--out", "experts", cwd=there).returncode == 0
-    done = run(*DISTILL, "--experts", "experts", "--out", "run", cwd=there)
+    done = run_alone(*DISTILL, "--experts", "experts", "--out", "run", cwd=there)
     assert done.returncode == 0, done.stderr
     return there
 
@@ -135,7 +149,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(folder, tmp_path):
     def small_files():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
-    done = run(*EXPERTS, "--out", "experts", cwd=tmp_path, preexec_fn=small_files)
+    done = run_alone(*EXPERTS, "--out", "experts", cwd=tmp_path, preexec_fn=small_files)
     refused(done, "could not write", "expert_0000")
     assert not list((tmp_path / "experts").glob("*"))
     assert run(*EXPERTS, "--out", "experts", cwd=tmp_path).returncode == 0
@@ -144,7 +158,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(folder, tmp_path):
 def test_the_demo_reaches_its_mark(tmp_path):
     "From nothing to ten images: 0.90 on the test set is the mark, less a margin for other processors' rounding"
     began = time.monotonic()
-    done = run("demo", "--out", "demo", cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
+    done = run_alone("demo", "--out", "demo", cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
     assert done.returncode == 0, done.stderr
     print(done.stdout, f"{time.monotonic() - began:.0f} s")
     accuracies = json.loads((tmp_path / "demo/results.json").read_text())["accuracies"]
