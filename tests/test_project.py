@@ -1,5 +1,6 @@
 "The repository agrees with itself: settings, exported modules, cleaned notebooks, README, layers, links."
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -81,7 +82,7 @@ def test_method_layer_imports_upwards_only(name):
         names = [a.name for a in getattr(node, "names", [])] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom): names = [node.module]
         for module in names:
-            if getattr(node, "level", 0): module = f"mtt_nb.{module}"
+            if getattr(node, "level", 0): module = f"mtt_nb.{module}" if module else "mtt_nb"
             top, *rest = module.split(".")
             assert top in allowed or top in sys.stdlib_module_names, f"{name} imports {module}"
             if top == "mtt_nb" and rest: assert rest[0] in ORDER[: ORDER.index(name)], f"{name} imports {module}"
@@ -106,6 +107,8 @@ for name in {ORDER}: importlib.import_module("mtt_nb." + name)
 @pytest.mark.parametrize("document", [*NOTEBOOKS, ROOT / "README.md"], ids=lambda p: p.name)
 def test_links_inside_the_repository_resolve(document):
     text = document.read_text(encoding="utf-8")
+    if document.suffix == ".ipynb":
+        text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
     for target in re.findall(r"\]\(([^)\s#]+)", text):
         if "://" not in target and not target.startswith("attachment:") and re.search(r"\.(ipynb|md|png|gif|py|svg)$", target):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
