@@ -53,13 +53,14 @@ class StopRequest:
     def __exit__(self, *_):
         if self._main: signal.signal(signal.SIGINT, self._before)
 
-# %% ../nbs/39_run.ipynb #6030b416
+# %% ../nbs/39_run.ipynb #6531922b
 class Stopped(Exception):
     "A run was asked to stop, has written its checkpoint and can go on"
 
 def best_validation(log: list[dict]) -> dict | None:
     "The line of the highest validation accuracy, the latest of equals"
-    return max((line for line in log if "val_accuracy" in line), key=lambda line: (line["val_accuracy"], line["step"]), default=None)
+    validations = [line for line in log if "val_accuracy" in line]
+    return max(validations, key=lambda line: (line["val_accuracy"], line["step"]), default=None)
 
 # %% ../nbs/39_run.ipynb #1d9cf92c
 def distil(
