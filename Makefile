@@ -14,7 +14,7 @@ lab: $(READY)  ## open the notebooks
 test: $(READY)  ## everything that must hold: the library is in step with the notebooks, lint, the notebooks, the tests
 	$(BIN)/python -m pytest tests/test_project.py
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/test_live_browser.py --ignore tests/test_project.py
 
 test-browser: $(READY)  ## the live lab in JupyterLab and Voila; needs Chromium

@@ -23,7 +23,7 @@ from .plots import plot_accuracies, plot_curves, plot_images
 __all__ = ['REPORT', 'Protocol', 'StopRequest', 'Stopped', 'best_validation', 'distil', 'judge', 'made_with', 'accuracy_rows',
            'write_report']
 
-# %% ../nbs/39_run.ipynb #5c441e36
+# %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
 class Protocol:
     "How a run is judged; the numbers of networks and epochs are those of `evaluate`"
@@ -33,11 +33,11 @@ class Protocol:
     val_nets: int = 5  # networks of a validation during the run
     full_epochs: int = 50  # epochs on the full training set, which takes many more steps an epoch
     batch_size: int = 256  # images in a batch of all these trainings
+    seed: int = 0
 
     def options(self, **other) -> dict:
         "Those of `evaluate`"
         return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed) | other
-    seed: int = 0
 
 # %% ../nbs/39_run.ipynb #6b90f0b6
 class StopRequest:
