@@ -16,7 +16,9 @@ import torch
 from mtt_nb.data import load
 from mtt_nb.distill import MTT, MTTConfig, SyntheticSet
 from mtt_nb.experts import record_experts
-from mtt_nb.live import Driver, History, Live, Run, Thinned, Turns, gradient_shares, pack, unpack
+from mtt_nb.driver import Driver, Turns
+from mtt_nb.history import History, Thinned, gradient_shares, pack, unpack
+from mtt_nb.live import Live, Run
 from mtt_nb.models import build
 
 
@@ -319,7 +321,7 @@ def test_any_distiller(make):
     assert lab.history.frames[-1]["images"].shape == (10, 8, 8, 1) and not lab.sliders
     lab._asked(lab.view, dict(kind="paint", run=0, image=0), [b"", b""])
     assert "no student's path" in sent[-1]["status"]["error"]
-    assert lab.snapshot().data.startswith(b"\x89PNG")
+    assert lab.snapshot()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_buttons_and_keys(make):
@@ -333,7 +335,7 @@ def test_buttons_and_keys(make):
     press("Step")  # ignored
     until(lambda: lab.driver.state.step > 3)
     press("Pause")
-    until(lambda: not lab.driver.running)
+    lab.driver.pause(wait=True)
     assert sent[-1]["status"]["word"] == "paused" and sent[-1]["status"]["step"] == lab.driver.state.step
     assert max(f["step"] for m in sent for f in m.get("frames", [])) == lab.driver.state.step  # the last one is shown
     for kind in ("toggle", "toggle"): lab._asked(lab.view, dict(kind=kind), [])
@@ -484,7 +486,7 @@ def test_pictures_without_a_browser(make):
     assert lab.view.words.value == "what went wrong"
     bundle = lab._repr_mimebundle_()
     assert {"image/png", "application/vnd.jupyter.widget-view+json", "text/plain"} <= set(bundle)
-    assert lab.snapshot(step=1).data != lab.snapshot().data
+    assert lab.snapshot(step=1)._repr_png_() != lab.snapshot()._repr_png_()
     assert "image/png" not in Live(make)._repr_mimebundle_()
 
 
