@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-browser lab clean
+.PHONY: demo test lab clean
 
 demo: $(READY)  ## distil the handwritten digits to one image per class
 	$(BIN)/mtt-nb demo
@@ -15,10 +15,7 @@ test: $(READY)  ## everything that must hold: the library is in step with the no
 	$(BIN)/python -m pytest tests/test_project.py
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/test_live_browser.py --ignore tests/test_project.py
-
-test-browser: $(READY)  ## the live lab in JupyterLab and Voila; needs Chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_live_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore tests/test_project.py
 
 $(READY): setup.py settings.ini pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -34,9 +35,9 @@ def free_port():
 def wait_for(url, process, log, seconds=90):
     end = time.time() + seconds
     while time.time() < end and process.poll() is None:
-        with contextlib.suppress(Exception):
-            urllib.request.urlopen(url, timeout=5).close()
-            return
+        try: return urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError: return  # an answer, too
+        except OSError: pass
         time.sleep(0.1)
     raise TimeoutError(f"{url} did not answer:\n{log.read_text()[-2000:]}")
 
@@ -173,14 +174,23 @@ def page(chrome):
 def nb(lab, page): return Notebook(page, *lab)
 
 
+@contextlib.contextmanager
+def command_page(command, folder):
+    "What a command that serves a page shows, by Voila"
+    need("playwright", "voila")
+    folder.mkdir()
+    port = free_port()
+    with server([*command, f"--port={port}"], folder, port, f"http://127.0.0.1:{port}/voila/static/nothing") as address: yield address
+
+
 @pytest.fixture
 def voila(tmp_path):
     "A function that serves a notebook of these cells by Voila, and returns its address"
     need("playwright", "voila")
     with contextlib.ExitStack() as stack:
         def serve(cells):
-            path, port = pathlib.Path(tmp_path) / "page.ipynb", free_port()
+            path = pathlib.Path(tmp_path) / "page.ipynb"
             write_notebook(path, cells)
-            command = [sys.executable, "-m", "voila", str(path), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1", "--show_tracebacks=True"]
-            return stack.enter_context(server(command, pathlib.Path(tmp_path), port, f"http://127.0.0.1:{port}/voila/static/"[:-14]))
+            command = [sys.executable, "-m", "voila", str(path), "--no-browser", "--Voila.ip=127.0.0.1", "--show_tracebacks=True"]
+            return stack.enter_context(command_page(command, pathlib.Path(tmp_path) / "server"))
         yield serve

@@ -1,11 +1,13 @@
 "The live lab in JupyterLab and in Voila, with a browser that presses everything and looks at what is drawn."
 import json
+import subprocess
+import sys
 import time
 
 import pytest
-from conftest import Lab
+from conftest import Lab, command_page
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]  # one after another: they share a server and a browser
 
 SETUP = """
 import tempfile, threading, time, torch
@@ -264,3 +266,25 @@ def test_voila(voila, page):
     lab.wait("d.running === '0'")
     width = lab.box()["width"]
     assert {EXPERT, STUDENT} <= lab.colours(0, 20, width * 0.54, 200)
+
+
+def test_the_lab_command(chrome, page, tmp_path):
+    def mtt_nb(*args): return [sys.executable, "-m", "mtt_nb", *map(str, args)]
+    experts, run = tmp_path / "experts", tmp_path / "run"
+    subprocess.run(mtt_nb("experts", "--preset", "digits-ipc1", "--n", 1, "--out", experts), check=True, capture_output=True)
+    with command_page(mtt_nb("lab", "--experts", experts, "--no-browser"), tmp_path / "new") as address:
+        page.goto(address, timeout=120_000)
+        lab = Lab(page)
+        lab.wait("d.runs === '1' && d.frames === '0'", timeout=120_000)
+        assert "digits" in page.locator("h2").first.inner_text()
+        lab.press("step")
+        lab.wait("d.shown === '1'")
+    subprocess.run(mtt_nb("distill", "--experts", experts, "--iterations", 4, "--eval-every", 2, "--eval-epochs", 2, "--nets", 1, "--out", run),
+                   check=True, capture_output=True)
+    with command_page(mtt_nb("lab", "--run", run, "--no-browser"), tmp_path / "old") as address:
+        page.goto(address, timeout=120_000)
+        lab.wait("d.shown === '4' && d.frames === '4'", timeout=120_000)
+        assert not page.locator(".widget-button").count()  # nothing to start
+        lab.root.locator(".mtt-canvas").focus()
+        key(page, "Home")
+        lab.wait("d.shown === '1'")
