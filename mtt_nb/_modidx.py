@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mtt_nb.live._button': ('live.html#_button', 'mtt_nb/live.py'),
                              'mtt_nb.live._replace_earlier': ('live.html#_replace_earlier', 'mtt_nb/live.py'),
                              'mtt_nb.live._sliders': ('live.html#_sliders', 'mtt_nb/live.py'),
+                             'mtt_nb.live.listen_in_main_shell': ('live.html#listen_in_main_shell', 'mtt_nb/live.py'),
                              'mtt_nb.live.status_of': ('live.html#status_of', 'mtt_nb/live.py')},
             'mtt_nb.matching': {'mtt_nb.matching.matching_loss': ('matching.html#matching_loss', 'mtt_nb/matching.py')},
             'mtt_nb.models': { 'mtt_nb.models.ConvNet': ('models.html#convnet', 'mtt_nb/models.py'),

@@ -247,7 +247,7 @@ def show(
     plot_images(synthetic).savefig(out, dpi=120)
     print(f"picture: {out}")
 
-# %% ../nbs/42_cli.ipynb #af66b5f1
+# %% ../nbs/42_cli.ipynb #ebdfa8ba
 QUICK = dict(nets=2, epochs=100)  # a validation that a live run can afford
 
 def lab_session(preset: str, experts: Path | str, seed: int, device: str):
@@ -258,15 +258,14 @@ def lab_session(preset: str, experts: Path | str, seed: int, device: str):
     config = replace(base.config, seed=seed, iterations=10_000)
     return Live(lambda: MTT(config, images, buffer), validate=lambda synthetic: evaluate_set(synthetic, images, **QUICK).mean)
 
-def lab_replay(runs: list[str]):
+def lab_replay(runs: list[Path | str]):
     "The live lab on the histories of finished runs"
     from mtt_nb.live import Live
     return Live.replay(*[Path(r) / "history.safetensors" for r in runs], names=[Path(r).name for r in runs])
 
-# %% ../nbs/42_cli.ipynb #900f684a
+# %% ../nbs/42_cli.ipynb #be14be4c
 def serve_lab(title: str, call: str, port: int, browser: bool) -> None:
     "Serve a page with what `call` returns, until Ctrl-C"
-    if not find_spec("voila"): raise ValueError("the lab needs voila: pip install 'mtt_nb[lab]'")
     import nbformat
     cells = [nbformat.v4.new_markdown_cell(f"## {title}"),
              nbformat.v4.new_code_cell(f"from mtt_nb.cli import lab_replay, lab_session\n{call}")]
@@ -289,9 +288,9 @@ def lab(
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
 ):
     "Open the live lab as a page: distil under your eyes, or replay finished runs."
+    if not find_spec("voila"): raise ValueError("the lab needs voila: pip install 'mtt_nb[lab]'")
     if run:
-        from mtt_nb.history import History
-        for r in run: History.load(r / "history.safetensors")  # an error now, not in the page
+        lab_replay(run)  # an error now, not in the page
         return serve_lab("Replay", f"lab_replay({[str(r.resolve()) for r in run]})", port, browser)
     base, where = find_preset(preset), pick_device(device)
     images = load(preset.rsplit("-ipc", 1)[0], zca=base.zca, device=where)
@@ -300,6 +299,7 @@ def lab(
     dsa = DSA(base.config.augment, mode=base.config.augment_mode)
     if experts is None: record(images, base.network, folder, dsa, seed, **base.experts)
     call = f"lab_session({preset!r}, {str(folder)!r}, {seed}, {where!r})"
+    lab_session(preset, folder, seed, where)  # an error now, not in the page
     serve_lab(f"Distilling {images.name}, live", call, port, browser)
 
 # %% ../nbs/42_cli.ipynb #6647f6da

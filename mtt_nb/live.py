@@ -22,7 +22,8 @@ try: import anywidget
 except ImportError: anywidget = None
 
 # %% auto #0
-__all__ = ['BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'Run', 'Poking', 'Still', 'Page', 'Controls', 'Panel', 'Runs', 'Live']
+__all__ = ['BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'Run', 'Poking', 'Still', 'listen_in_main_shell', 'Page', 'Controls',
+           'Panel', 'Runs', 'Live']
 
 # %% ../nbs/12_live.ipynb #5166027d
 class Recorded:
@@ -194,6 +195,12 @@ def _sliders(run: Run, act: Callable) -> dict[str, W.Widget]:
         slider.observe(lambda change, name=name: moved(change, name), "value")
     return sliders
 
+# %% ../nbs/12_live.ipynb #5351f4c3
+def listen_in_main_shell(widget: W.Widget) -> None:
+    "Let a widget and its children be heard whatever page has gone"
+    if widget.comm is not None: widget.comm._reply_subshell_for = lambda data, default: None
+    for child in getattr(widget, "children", ()): listen_in_main_shell(child)
+
 # %% ../nbs/12_live.ipynb #ffdd2401
 _open: dict = {}  # cell -> (its execution, the labs it made)
 
@@ -335,7 +342,7 @@ class Runs:
         "Pause every run, waiting for the steps under way"
         for r in self.driven: r.driver.pause(wait=True)
 
-# %% ../nbs/12_live.ipynb #0e9941be
+# %% ../nbs/12_live.ipynb #58ebda35
 class Live(Panel, Page, Runs, W.VBox):
     "The live lab: buttons, sliders, and one canvas with the plane, the images and the curves of one run or several"
     def __init__(
@@ -354,6 +361,7 @@ class Live(Panel, Page, Runs, W.VBox):
         self.view = Canvas() if anywidget and view != "matplotlib" else Still(self)
         self.view.on_msg(self._asked)
         super().__init__([*self._controls(), *([self.view.words] if isinstance(self.view, Still) else []), self.view])
+        listen_in_main_shell(self)
         _replace_earlier(self)
         if self.buttons: self._changed()
     @classmethod

@@ -100,11 +100,20 @@ class Notebook:
     def __init__(self, page, base, root): self.page, self.base, self.root = page, base, root
 
     def open(self, cells):
-        name = f"t{time.time_ns()}.ipynb"  # a name of its own: a reopened notebook keeps its kernel
+        "A new notebook, on the kernel that is there if there is one"
+        name = f"t{time.time_ns()}.ipynb"
         self.path = self.root / name
         write_notebook(self.path, cells)
-        self.page.goto(f"{self.base}/lab/workspaces/{name[:-6]}/tree/{name}")
+        kernels = json.load(urllib.request.urlopen(f"{self.base}/api/kernels"))
+        self.page.evaluate("async ([path, kernel]) => { await window.jupyterapp.commands.execute('docmanager:open', { path, kernel }) }",
+                           [name, kernels[0] if kernels else None])
         return self.settle()
+
+    def close(self):
+        "Stop what still runs, and close the notebook"
+        self.ask("import ipywidgets, mtt_nb.driver; mtt_nb.driver._pause_all(); ipywidgets.Widget.close_all()")
+        self.command("docmanager:save")
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.dispose()")
 
     def settle(self):
         self.page.wait_for_function("""() => { const w = window.jupyterapp?.shell.currentWidget, k = w?.sessionContext?.session?.kernel;
@@ -159,19 +168,39 @@ class Lab:
     def marks(self): return json.loads(self.data["marks"])
 
 
-@pytest.fixture
-def page(chrome):
-    "A fresh page; an uncaught error in it fails the test"
-    context = chrome.new_context(viewport=dict(width=1280, height=1000))
-    page, errors = context.new_page(), []
-    page.on("pageerror", lambda e: errors.append(str(e)))
+@contextlib.contextmanager
+def watched(page):
+    "An uncaught error in the page fails the test"
+    errors, note = [], lambda e: errors.append(str(e))
+    page.on("pageerror", note)
     yield page
-    context.close()
+    page.remove_listener("pageerror", note)
     assert not errors, errors
 
 
 @pytest.fixture
-def nb(lab, page): return Notebook(page, *lab)
+def page(chrome):
+    "A fresh page"
+    context = chrome.new_context(viewport=dict(width=1280, height=1000))
+    with watched(context.new_page()) as page: yield page
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def lab_page(lab, chrome):
+    "JupyterLab, loaded once"
+    page = chrome.new_context(viewport=dict(width=1280, height=1000)).new_page()
+    page.goto(f"{lab[0]}/lab")
+    page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)", timeout=90_000)
+    return page
+
+
+@pytest.fixture
+def nb(lab, lab_page):
+    with watched(lab_page) as page:
+        notebook = Notebook(page, *lab)
+        yield notebook
+        notebook.close()
 
 
 @contextlib.contextmanager

@@ -155,6 +155,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(folder, tmp_path):
     assert run(*EXPERTS, "--out", "experts", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.xdist_group("one after another")  # beside a browser it would crawl
 def test_the_demo_reaches_its_mark(tmp_path):
     "From nothing to ten images: 0.90 on the test set is the mark, less a margin for other processors' rounding"
     began = time.monotonic()

@@ -1,13 +1,17 @@
 "The live lab in JupyterLab and in Voila, with a browser that presses everything and looks at what is drawn."
 import json
-import subprocess
 import sys
 import time
 
 import pytest
 from conftest import Lab, command_page
+from mtt_nb.data import load
+from mtt_nb.distill import MTT, PRESETS
+from mtt_nb.experts import record_experts
+from mtt_nb.history import Recorder
+from mtt_nb.models import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]  # one after another: they share a server and a browser
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one after another")]  # they share a server and a browser
 
 SETUP = """
 import tempfile, threading, time, torch
@@ -232,8 +236,13 @@ def test_trouble(nb):
     lab.press("reset")
     lab.press("start")
     lab.wait("d.error === '' && +d.shown > 2")
+    seen = lab.step
+    nb.command("docmanager:save")
     nb.page.goto("about:blank")  # the tab is closed; the run is not lost
+    time.sleep(0.5)
     nb.page.go_back()
+    nb.settle()
+    lab.wait(f"+d.shown > {seen} && d.error === ''")
 
 
 def test_two_runs_and_the_dark(nb):
@@ -268,20 +277,23 @@ def test_voila(voila, page):
     assert {EXPERT, STUDENT} <= lab.colours(0, 20, width * 0.54, 200)
 
 
-def test_the_lab_command(chrome, page, tmp_path):
-    def mtt_nb(*args): return [sys.executable, "-m", "mtt_nb", *map(str, args)]
-    experts, run = tmp_path / "experts", tmp_path / "run"
-    subprocess.run(mtt_nb("experts", "--preset", "digits-ipc1", "--n", 1, "--out", experts), check=True, capture_output=True)
-    with command_page(mtt_nb("lab", "--experts", experts, "--no-browser"), tmp_path / "new") as address:
+def test_the_lab_command(page, tmp_path):
+    data, base, experts = load("digits"), PRESETS["digits", 1], tmp_path / "experts"
+    buffer = record_experts(data, build("mlp", data.shape, data.n_classes, width=8), experts, n=1, epochs=12, lr=0.05, batch_size=256)
+    mtt = MTT(base.config, data, buffer)
+    recorder = Recorder(mtt)
+    for _ in range(4): recorder(mtt.step())
+    (tmp_path / "run").mkdir()
+    recorder.history.save(tmp_path / "run" / "history.safetensors")
+    lab_command = [sys.executable, "-m", "mtt_nb", "lab", "--no-browser"]
+    with command_page([*lab_command, "--experts", experts], tmp_path / "new") as address:
         page.goto(address, timeout=120_000)
         lab = Lab(page)
         lab.wait("d.runs === '1' && d.frames === '0'", timeout=120_000)
         assert "digits" in page.locator("h2").first.inner_text()
         lab.press("step")
         lab.wait("d.shown === '1'")
-    subprocess.run(mtt_nb("distill", "--experts", experts, "--iterations", 4, "--eval-every", 2, "--eval-epochs", 2, "--nets", 1, "--out", run),
-                   check=True, capture_output=True)
-    with command_page(mtt_nb("lab", "--run", run, "--no-browser"), tmp_path / "old") as address:
+    with command_page([*lab_command, "--run", tmp_path / "run"], tmp_path / "old") as address:
         page.goto(address, timeout=120_000)
         lab.wait("d.shown === '4' && d.frames === '4'", timeout=120_000)
         assert not page.locator(".widget-button").count()  # nothing to start
