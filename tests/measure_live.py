@@ -74,6 +74,8 @@ def main():
     with server(lab_command(folder, port), folder, port, f"http://127.0.0.1:{port}/api") as base, sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROME, headless=True, args=FLAGS)
         page = browser.new_context(viewport=dict(width=1280, height=1000)).new_page()
+        page.goto(f"{base}/lab")
+        page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)", timeout=90_000)
         nb = Notebook(page, base, folder / "files").open([SETUP, "lab = Live(make, fps=30); lab", "time.sleep(600)", ""])
         nb.run(0).run(1)
         lab = Lab(page)
