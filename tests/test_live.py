@@ -204,7 +204,7 @@ def test_turns_lets_a_visitor_in():
 
 
 def test_a_distiller_in_place_of_a_factory_is_set_back(make):
-    mtt = make(momentum=0.0)
+    mtt = make()
     driver, losses = Driver(mtt), []
     driver.observers.append(lambda s: losses.append(s.loss))
     driver.run(2)
