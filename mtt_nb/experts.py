@@ -9,46 +9,65 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from . import __version__
 from .augment import DSA
 from .data import ImageData, seeded
-from .models import FlatModel, build
+from .models import FlatModel, build, training_loss
+from .speed import Fast, tf32
 
 # %% auto #0
-__all__ = ['train_epoch', 'accuracy', 'Epoch', 'train_expert', 'checksum', 'save_tensors', 'read_meta', 'load_tensors', 'Segment',
-           'ExpertBuffer', 'record_experts']
+__all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
+           'read_meta', 'load_tensors', 'Segment', 'ExpertBuffer', 'record_experts']
 
 # %% ../nbs/04_experts.ipynb #7c72e989
+def epoch_batches(
+    x: Tensor,  # [n,C,H,W]
+    y: Tensor,  # int64 [n]
+    batch_size: int,
+    augment: DSA | None,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    "All images in random order, augmented, batch by batch"
+    for batch in torch.randperm(len(x), generator=generator, device=generator.device).split(batch_size):
+        xb = x[batch]
+        yield augment(xb, augment.sample(len(xb), x.shape[1:], generator)) if augment else xb, y[batch]
+
+def sgd_step(model, theta: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
+    "One step of plain SGD: the next theta, and the loss before it; several networks at once as in `training_loss`"
+    with torch.enable_grad():
+        loss = training_loss(model, theta := theta.detach().requires_grad_(), x, y)
+        grad, = torch.autograd.grad(loss.sum(), theta)
+    return theta.detach() - lr * grad, loss.detach()
+
+# %% ../nbs/04_experts.ipynb #92285e6a
 def train_epoch(
     model: FlatModel,
-    theta: Tensor,  # [P]
+    theta: Tensor,  # [P], or several experts [K,P]
     x: Tensor,  # [n,C,H,W]
     y: Tensor,  # int64 [n]
     lr: float,
     batch_size: int,
     augment: DSA | None,
-    generator: torch.Generator,
-) -> tuple[Tensor, float]:  # the next point, and the mean training loss on the way there
+    generators: torch.Generator | Sequence[torch.Generator],  # one for each expert
+    step: Callable | None = None,  # in place of `sgd_step` with this model
+) -> tuple[Tensor, Tensor]:  # the next point or points, and the mean training loss on the way there, scalar or [K]
     "One pass of plain SGD over the data in random order: no momentum, no weight decay, as the published experts"
-    total = 0.0
-    for batch in torch.randperm(len(x), generator=generator, device=generator.device).split(batch_size):
-        xb = x[batch]
-        if augment: xb = augment(xb, augment.sample(len(xb), x.shape[1:], generator))
-        theta = theta.detach().requires_grad_()
-        loss = F.cross_entropy(model(theta, xb), y[batch])
-        grad, = torch.autograd.grad(loss, theta)
-        theta = theta.detach() - lr * grad
-        total += loss.detach() * len(batch)  # no .item(): a GPU need not wait
-    return theta, float(total) / len(x)
+    step, lr, total = step or partial(sgd_step, model), torch.as_tensor(lr, dtype=x.dtype, device=x.device), 0.0
+    streams = [epoch_batches(x, y, batch_size, augment, g) for g in ([generators] if theta.ndim == 1 else generators)]
+    for batches in zip(*streams, strict=True):
+        xb, yb = batches[0] if theta.ndim == 1 else map(torch.stack, zip(*batches))
+        theta, loss = step(theta, xb, yb, lr)
+        total += loss * yb.shape[-1]  # no .item(): a GPU need not wait
+    return theta, total / len(x)
 
 # %% ../nbs/04_experts.ipynb #314beb9d
 @torch.no_grad()
@@ -66,30 +85,33 @@ class Epoch(NamedTuple):
     accuracy: float | None  # on the validation images, where there are any
 
 # %% ../nbs/04_experts.ipynb #45f554af
-def train_expert(
+def train_experts(
     data: ImageData,
     model: FlatModel,
-    expert: int,  # its number
+    experts: Sequence[int],  # their numbers
     *,
     epochs=20,
     lr=0.05,
     batch_size=256,
     augment: DSA | None = None,
     seed=0,
+    step: Callable | None = None,  # in place of `sgd_step` with this model
     callback: Callable[[Epoch], None] | None = None,
-) -> tuple[Tensor, list[Epoch]]:  # the points it passed [epochs + 1, P], on the CPU, and what it reported
-    "Train expert number `expert`, which depends on the seed and its number alone; ValueError where it diverges"
-    generator = seeded(seed, "expert", expert, device=data.device)
-    theta = model.init(generator)
-    rows, reports = [theta.cpu().clone()], []
+) -> Iterator[tuple[int, Tensor, list[Epoch]]]:  # of each: its number, the points it passed [epochs + 1, P], on the CPU, its reports
+    "Train experts, each of which depends on the seed and its number alone; ValueError where one diverges"
+    generators = [seeded(seed, "expert", i, device=data.device) for i in experts]
+    thetas = torch.stack([model.init(g) for g in generators])
+    rows, reports = [thetas.cpu()], {i: [] for i in experts}
+    state, draws = (thetas, generators) if len(generators) > 1 else (thetas[0], generators[0])
     for epoch in range(1, epochs + 1):
-        theta, loss = train_epoch(model, theta, data.x_train, data.y_train, lr, batch_size, augment, generator)
-        if not theta.isfinite().all(): raise ValueError(f"expert {expert} diverged in epoch {epoch} at lr {lr}: lower lr")
-        rows.append(theta.cpu().clone())  # clone: on a CPU .cpu() alone would be the same memory
-        right = accuracy(model, theta, data.x_val, data.y_val) if len(data.x_val) else None
-        reports.append(Epoch(expert, epoch, loss, right))
-        if callback: callback(reports[-1])
-    return torch.stack(rows), reports
+        state, losses = train_epoch(model, state, data.x_train, data.y_train, lr, batch_size, augment, draws, step)
+        rows.append(state.cpu().clone().view(thetas.shape))  # clone: on a CPU .cpu() alone would be the same memory
+        for i, theta, loss in zip(experts, state.view(thetas.shape), losses.view(-1).tolist()):
+            if not theta.isfinite().all(): raise ValueError(f"expert {i} diverged in epoch {epoch} at lr {lr}: lower lr")
+            right = accuracy(model, theta, data.x_val, data.y_val) if len(data.x_val) else None
+            reports[i].append(Epoch(i, epoch, loss, right))
+            if callback: callback(reports[i][-1])
+    yield from zip(experts, torch.stack(rows, 1), reports.values())
 
 # %% ../nbs/04_experts.ipynb #2fea5475
 def checksum(t: Tensor) -> int:
@@ -235,14 +257,14 @@ class ExpertBuffer(_Recording):
         self,
         expert: int,  # 0 to len(buffer) - 1
         epoch: int,  # 0 is the random start
-    ) -> Tensor:  # [P], on the CPU
+    ) -> Tensor:  # [P], float32, on the CPU
         "Read one snapshot, and nothing else, from the memory-mapped file"
         if not 0 <= expert < len(self): raise ValueError(f"expert {expert}: there are 0 to {len(self) - 1}")
         if not 0 <= epoch <= self.epochs: raise ValueError(f"epoch {epoch}: recorded are 0 to {self.epochs}")
         with _opened(self.files[expert]) as f: row = f.get_slice("theta")[int(epoch)].clone()  # clone: not the mapped file
         if checksum(row) != self._headers[expert]["rows"][epoch]:
             raise ValueError(_damaged(self.files[expert], f"epoch {epoch} fails its checksum"))
-        return row
+        return row.float()
 
     def trajectory(self, expert: int) -> Tensor:
         "All snapshots of one expert [epochs + 1, P]"
@@ -303,28 +325,41 @@ def record_experts(
     batch_size=256,
     augment: DSA | None = None,
     seed=0,  # expert i depends on this seed and on i alone
+    at_once=1,  # experts trained side by side, of which n must be a multiple: faster for small networks and batches
+    compile=False,  # their steps through `Fast`
+    allow_tf32=False,  # let a GPU round factors to TF32
+    dtype="float32",  # of the stored parameters; "bfloat16" halves the files
     resume=True,  # keep what is recorded there with the same settings and go on; else the folder must hold no expert
     callback: Callable[[Epoch], None] | None = None,  # told after every epoch
 ) -> ExpertBuffer:
     "Train experts on the training images and store the parameters at the start and after every epoch (Algorithm 1's input)"
     path, model = Path(path), FlatModel(model).to(data.device)
-    for name, value in dict(n=n, epochs=epochs, batch_size=batch_size, lr=lr).items():
+    for name, value in dict(n=n, epochs=epochs, batch_size=batch_size, lr=lr, at_once=at_once).items():
         if not value > 0: raise ValueError(f"{name} {value}: must be above 0")
+    if n % at_once: raise ValueError(f"n {n}: must be a multiple of at_once, {at_once}")
+    if dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype {dtype!r}: 'float32' or 'bfloat16'")
     settings = dict(network=model.spec, n_params=model.n_params, data=data.name, fingerprint=data.fingerprint,
                     data_options=data.options, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed,
-                    augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {})
+                    augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {},
+                    dtype=dtype, tf32=allow_tf32)
     settings = json.loads(json.dumps(settings, default=lambda number: number.item()))  # as a file will give them back
     headers = _headers(path)
     _check_folder(path, headers, settings, resume)
-    missing = [i for i in range(n) if _file(path, i) not in headers]
+    missing = {i for i in range(n) if _file(path, i) not in headers}
     if missing:
         _check_network(model, data)
         for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
         _check_writable(path)
-    for i in missing:
-        theta, reports = train_expert(data, model, i, epochs=epochs, lr=lr, batch_size=batch_size, augment=augment, seed=seed,
-                                      callback=callback)
-        own = dict(expert=i, loss=[r.loss for r in reports], accuracy=[r.accuracy for r in reports],
-                   rows=[checksum(row) for row in theta])
-        save_tensors(_file(path, i), "expert", {"theta": theta}, settings | own)
+    step = (Fast if compile else lambda f: f)(partial(sgd_step, model))
+    for group in (range(i, i + at_once) for i in range(0, n, at_once)):
+        if not missing & set(group): continue
+        with tf32(allow_tf32):  # a group is trained whole, also for its last expert: so a resumed recording rounds alike
+            trained = list(train_experts(data, model, group, epochs=epochs, lr=lr, batch_size=batch_size, augment=augment,
+                                         seed=seed, step=step, callback=callback))
+        for i, theta, reports in trained:
+            if i not in missing: continue
+            stored = theta.to(getattr(torch, dtype))
+            own = dict(expert=i, loss=[r.loss for r in reports], accuracy=[r.accuracy for r in reports],
+                       rows=[checksum(row) for row in stored])
+            save_tensors(_file(path, i), "expert", {"theta": stored}, settings | own)
     return ExpertBuffer(path, n)

@@ -8,13 +8,16 @@ import copy
 import inspect
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 # %% auto #0
-__all__ = ['NORMS', 'POOLS', 'NETWORKS', 'ConvNet', 'MLP', 'LeNet', 'build', 'FlatModel']
+__all__ = ['NORMS', 'POOLS', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'ConvNet', 'MLP', 'LeNet', 'build', 'FlatModel',
+           'ensemble_logits', 'training_loss']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -185,3 +188,29 @@ class FlatModel:
         self.module.to(device); return self
 
     def __repr__(self): return f"FlatModel({self.spec['name']}, {self.n_params:,} parameters)"
+
+# %% ../nbs/03_models.ipynb #e217c493
+TOGETHER = {"cpu": 5e7}  # most pixels of a batch times parameters for which networks together are faster than one by one
+ELSEWHERE = 1e10  # the same on other devices: an estimate
+
+def ensemble_logits(
+    model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits
+    theta: Tensor,  # [P], or several networks [K,P]
+    x: Tensor,  # [B,C,H,W], or a batch for each network [K,B,C,H,W]
+) -> Tensor:  # [B,classes], or [K,B,classes]
+    "The logits of one network, or of several of a kind: in one call by vmap where that is faster, else one by one"
+    if theta.ndim == 1: return model(theta, x)
+    if x[0, :, 0].numel() * theta.shape[1] < TOGETHER.get(x.device.type, ELSEWHERE): return torch.vmap(model)(theta, x)
+    return torch.stack([model(t, batch) for t, batch in zip(theta, x, strict=True)])
+
+# %% ../nbs/03_models.ipynb #5ce470dd
+def training_loss(
+    model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits
+    theta: Tensor,  # [P], or [K,P]
+    x: Tensor,  # [B,C,H,W], or [K,B,C,H,W]
+    y: Tensor,  # classes int64 [B], or probabilities [B,classes]; or [K,B], [K,B,classes]
+) -> Tensor:  # scalar, or one for each network [K]
+    "The mean cross-entropy of each network on its batch"
+    logits = ensemble_logits(model, theta, x)
+    if theta.ndim == 1: return F.cross_entropy(logits, y)
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1), reduction="none").view(logits.shape[:2]).mean(1)

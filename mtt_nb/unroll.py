@@ -5,23 +5,25 @@
 # %% ../nbs/05_unroll.ipynb #128b18da
 from __future__ import annotations
 from collections.abc import Callable
+from functools import lru_cache, partial
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from .models import training_loss
+from .speed import Fast
 
 # %% auto #0
-__all__ = ['gradient', 'full_unroll', 'pull_back', 'AdjointUnroll', 'unroll']
+__all__ = ['gradient', 'full_unroll', 'pull_back', 'student_step', 'adjoint_step', 'fast', 'AdjointUnroll', 'unroll']
 
 # %% ../nbs/05_unroll.ipynb #e15deac9
 def gradient(
     model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits
-    theta: Tensor,  # [P], which must require a gradient
-    x: Tensor,  # [B,C,H,W]
-    y: Tensor,  # [B] classes, or [B,K] probabilities
+    theta: Tensor,  # [P], or several students [K,P]; it must require a gradient
+    x: Tensor,  # [B,C,H,W], or a batch for each student [K,B,C,H,W]
+    y: Tensor,  # classes [B] or probabilities [B,classes], or those of each student
     create_graph=False,  # so that the result can be differentiated in turn
-) -> Tensor:  # [P]
+) -> Tensor:  # like theta
     "g(theta, x): the gradient of the mean cross-entropy on a batch"
-    return torch.autograd.grad(F.cross_entropy(model(theta, x), y), theta, create_graph=create_graph)[0]
+    return torch.autograd.grad(training_loss(model, theta, x, y), theta, create_graph=create_graph)[0]
 
 # %% ../nbs/05_unroll.ipynb #8cb23d23
 def full_unroll(model, theta, xs, ys, lr, momentum) -> tuple[Tensor, Tensor]:
@@ -49,6 +51,25 @@ def pull_back(
     products = iter(torch.autograd.grad(g, chosen, nu, materialize_grads=True) if chosen else ())
     return g.detach(), [next(products) if want else None for want in wanted]
 
+# %% ../nbs/05_unroll.ipynb #f0056cdf
+def student_step(model, momentum, theta, velocity, x, y, lr) -> tuple[Tensor, Tensor]:
+    "One step of SGD: the next theta, and the velocity that led there"
+    with torch.enable_grad(): g = gradient(model, theta.detach().requires_grad_(), x, y)
+    velocity = momentum * velocity + g if momentum else g
+    return theta - lr * velocity, velocity
+
+def adjoint_step(model, momentum, wanted, theta, velocity, x, y, lr, lam, nu) -> tuple[Tensor | None, ...]:
+    "One step of the sweep: lambda and nu before the step from those after it, and the gradients of its x, y and lr"
+    nu = momentum * nu - lr * lam
+    g, (d_theta, d_x, d_y) = pull_back(model, (theta, x, y), wanted, nu)
+    d_lr = -(lam * (velocity if momentum else g)).sum()
+    return lam if d_theta is None else lam + d_theta, nu, d_x, d_y, d_lr
+
+@lru_cache(maxsize=16)
+def fast(step, *fixed) -> Fast:
+    "The step with its first arguments fixed, compiled; made once and reused"
+    return Fast(partial(step, *fixed))
+
 # %% ../nbs/05_unroll.ipynb #8f00fe77
 class AdjointUnroll(torch.autograd.Function):
     """The same N steps with one step's graph alive at a time.
@@ -56,52 +77,56 @@ class AdjointUnroll(torch.autograd.Function):
     Forward keeps the points theta_0..theta_N (and the velocities, with momentum). Backward carries lambda and nu, the gradients
     with respect to the student's point and velocity, from step N to step 0, and builds each step's graph anew."""
     @staticmethod
-    def forward(ctx, model, momentum, theta, xs, ys, lr):
-        path, velocity, velocities = theta.new_empty(len(xs) + 1, len(theta)), 0.0, []
+    def forward(ctx, make, model, momentum, path_device, theta, xs, ys, lr):
+        step, kept = make(student_step, model, momentum), dict(device=path_device or theta.device)
+        path = theta.new_empty(len(xs) + 1, *theta.shape, **kept)
+        velocity, velocities = torch.zeros_like(theta), theta.new_empty(len(xs) if momentum else 0, *theta.shape, **kept)
         path[0] = theta
-        for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            with torch.enable_grad(): g = gradient(model, path[i].detach().requires_grad_(), x, y)
-            velocity = momentum * velocity + g if momentum else g
-            path[i + 1] = path[i] - lr[i] * velocity
-            if momentum: velocities.append(velocity)
-        ctx.model, ctx.momentum = model, momentum
-        ctx.save_for_backward(path, xs, ys, lr, *velocities)
+        for i in range(len(xs)):
+            theta, velocity = step(theta, velocity, xs[i], ys[i], lr[i])
+            path[i + 1] = theta
+            if momentum: velocities[i] = velocity
+        ctx.make, ctx.model, ctx.momentum = make, model, momentum
+        ctx.save_for_backward(path, velocities, xs, ys, lr)
         ctx.mark_non_differentiable(path)
         ctx.set_materialize_grads(False)  # else backward is handed zeros of the size of the path
-        return path[-1].clone(), path
+        return theta, path
 
     @staticmethod
     def backward(ctx, lam, _):
         if torch.is_grad_enabled():
             raise RuntimeError("memory='constant' gives first derivatives only: for create_graph=True unroll with memory='full'")
-        if lam is None: return (None,) * 6  # the end point was not used
-        path, xs, ys, lr, *velocities = ctx.saved_tensors
+        if lam is None: return (None,) * 8  # the end point was not used
+        path, velocities, xs, ys, lr = ctx.saved_tensors
         *_, need_theta, need_x, need_y, need_lr = ctx.needs_input_grad
         dx, dy, dlr = (torch.empty_like(t) if need else None for t, need in ((xs, need_x), (ys, need_y), (lr, need_lr)))
         nu = torch.zeros_like(lam)
         for i in reversed(range(len(xs))):
-            nu = ctx.momentum * nu - lr[i] * lam
-            wanted = (i > 0 or need_theta, need_x, need_y)
-            g, (d_theta, d_x, d_y) = pull_back(ctx.model, (path[i], xs[i], ys[i]), wanted, nu)
+            step = ctx.make(adjoint_step, ctx.model, ctx.momentum, (i > 0 or need_theta or ctx.make is fast, need_x, need_y))
+            theta, velocity = path[i].to(lam.device), velocities[i].to(lam.device) if ctx.momentum else nu  # nu: not looked at
+            lam, nu, d_x, d_y, d_lr = step(theta, velocity, xs[i], ys[i], lr[i], lam, nu)
             if need_x: dx[i] = d_x
             if need_y: dy[i] = d_y
-            if need_lr: dlr[i] = -lam @ (velocities[i] if velocities else g)
-            if d_theta is not None: lam = lam + d_theta
-        return None, None, lam if need_theta else None, dx, dy, dlr
+            if need_lr: dlr[i] = d_lr
+        return None, None, None, None, lam if need_theta else None, dx, dy, dlr
 
 # %% ../nbs/05_unroll.ipynb #97cbfaff
-def _check_unroll(theta, xs, ys, lr, momentum, memory):
+def _check_unroll(theta, xs, ys, lr, momentum, memory, compile):
     "ValueError for input that `unroll` cannot take"
     if memory not in ("constant", "full"): raise ValueError(f"memory {memory!r}: 'constant' or 'full'")
+    if compile and memory == "full": raise ValueError("memory='full' cannot be compiled: leave out compile, or take 'constant'")
     if not 0 <= momentum < 1: raise ValueError(f"momentum {momentum}: must be at least 0 and below 1")
     shapes = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in (("theta", theta), ("xs", xs), ("ys", ys)))
-    if theta.ndim != 1 or not theta.is_floating_point():
-        raise ValueError(f"{shapes}: theta must be one vector of floats [P], as FlatModel.init gives")
-    if xs.ndim < 3 or 0 in xs.shape: raise ValueError(f"{shapes}: xs must be [N,B,...] with no side 0; for one step give x[None]")
-    if ys.shape[:2] != xs.shape[:2]: raise ValueError(f"{shapes}: xs and ys must both begin with the same [N,B]")
+    if theta.ndim not in (1, 2) or not theta.is_floating_point():
+        raise ValueError(f"{shapes}: theta must be one vector of floats [P], as FlatModel.init gives, or several [K,P]")
+    lead, form = xs.shape[: theta.ndim + 1], "N,B" if theta.ndim == 1 else "N,K,B"
+    if xs.ndim < len(lead) + 1 or 0 in xs.shape:
+        raise ValueError(f"{shapes}: xs must be [{form},...] with no side 0; for one step give x[None]")
+    if lead[1:-1] != theta.shape[:-1]: raise ValueError(f"{shapes}: xs must be [{form},...], a batch for each theta")
+    if ys.shape[: len(lead)] != lead: raise ValueError(f"{shapes}: xs and ys must both begin with the same [{form}]")
     if xs.dtype != theta.dtype: raise ValueError(f"{shapes}: xs must have theta's type, as by xs.to(theta.dtype)")
-    if (ys.dtype, ys.ndim) not in ((torch.int64, 2), (theta.dtype, 3)):
-        raise ValueError(f"{shapes}: ys must be classes [N,B] of torch.int64, or probabilities [N,B,K] of theta's type")
+    if (ys.dtype, ys.ndim) not in ((torch.int64, len(lead)), (theta.dtype, len(lead) + 1)):
+        raise ValueError(f"{shapes}: ys must be classes [{form}] of torch.int64, or probabilities [{form},classes] of theta's type")
     if not xs.device == ys.device == theta.device:
         raise ValueError(f"xs on {xs.device}, ys on {ys.device}, theta on {theta.device}: must be on one device")
     if lr.shape not in ((), (len(xs),)): raise ValueError(f"lr {tuple(lr.shape)}: must be one number, or one a step [{len(xs)}]")
@@ -109,20 +134,23 @@ def _check_unroll(theta, xs, ys, lr, momentum, memory):
 # %% ../nbs/05_unroll.ipynb #2c75005a
 def unroll(
     model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits, the same at every call
-    theta: Tensor,  # theta_0 [P]
-    xs: Tensor,  # the batch of every step [N,B,C,H,W]
-    ys: Tensor,  # its labels: int64 [N,B], or probabilities [N,B,K]
+    theta: Tensor,  # theta_0 [P], or several students' [K,P]
+    xs: Tensor,  # the batch of every step [N,B,C,H,W], or of every step and student [N,K,B,C,H,W]
+    ys: Tensor,  # its labels: int64 [N,B], or probabilities [N,B,classes]; or [N,K,B], [N,K,B,classes]
     lr: Tensor | float,  # one learning rate, or one for every step [N]
     *,
     momentum=0.0,  # in [0,1)
     memory="constant",  # "constant": exact adjoint sweep; "full": PyTorch's own graph of all steps
-    return_path=False,  # also return the points passed [N+1,P], without gradient
-) -> Tensor:  # theta_N [P], differentiable in theta, xs, lr and soft ys
+    compile=False,  # the two steps of "constant" through `Fast`: slow at first, then faster
+    path_device=None,  # where "constant" keeps the points passed: "cpu" where a GPU's memory is short; by default with theta
+    return_path=False,  # also return the points passed [N+1,P] or [N+1,K,P], without gradient
+) -> Tensor:  # theta_N, like theta, differentiable in theta, xs, lr and soft ys
     "N steps of SGD from theta (the inner loop of the paper's Algorithm 1); ValueError for input that does not fit together"
     lr = torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
-    _check_unroll(theta, xs, ys, lr, momentum, memory)
+    _check_unroll(theta, xs, ys, lr, momentum, memory, compile)
     lr = lr.expand(len(xs))
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (theta, xs, ys, lr))
     if memory == "full" and differentiable: end, path = full_unroll(model, theta, xs, ys, lr, momentum)
-    else: end, path = AdjointUnroll.apply(model, momentum, theta, xs, ys, lr)  # which keeps no graph if nothing asks for one
+    else:  # which keeps no graph if nothing asks for one
+        end, path = AdjointUnroll.apply(fast if compile else partial, model, momentum, path_device, theta, xs, ys, lr)
     return (end, path) if return_path else end
