@@ -19,11 +19,13 @@ from tqdm import tqdm
 from .augment import DSA
 from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
-from .distill import MTT, PRESETS, Preset, SyntheticSet, choose_per_class
+from .distill import MTT
 from .evaluate import evaluate as evaluate_set
 from .experts import ExpertBuffer, record_experts
 from .models import NETWORKS, FlatModel, build
 from .run import Protocol, Stopped, distil, judge, write_report
+from .settings import PRESETS, Preset
+from .synthetic import SyntheticSet, choose_per_class
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps',

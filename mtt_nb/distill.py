@@ -4,31 +4,29 @@
 
 # %% ../nbs/07_distill.ipynb #62713e8f
 from __future__ import annotations
-import io
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 from .augment import DSA
-from .data import TRANSFORMS, ImageData, Transform, image_grid, seeded
+from .data import ImageData, seeded
 from .experts import ExpertBuffer, Segment, load_tensors, save_tensors
 from .matching import matching_loss
-from .models import FlatModel
+from .models import FlatModel, better_together
+from .settings import PRESETS, MTTConfig  # noqa: F401, PRESETS belong to this module too
+from .speed import tf32
+from .synthetic import SyntheticSet, describe, differences, require_same_data, starting_images
 from .unroll import unroll
 
 # %% auto #0
-__all__ = ['PRESETS', 'minibatches', 'change_lr', 'MTTConfig', 'SyntheticSet', 'choose_per_class', 'describe', 'random_selection',
-           'Draw', 'State', 'Diverged', 'image_step', 'differences', 'require_same_data', 'require_same_run',
-           'experts_network', 'starting_images', 'update', 'diverged', 'MTT', 'save_checkpoint', 'load_checkpoint',
-           'JsonLines', 'Preset']
+__all__ = ['minibatches', 'change_lr', 'Draw', 'stacked', 'State', 'Diverged', 'image_step', 'require_same_run',
+           'experts_network', 'update', 'diverged', 'MTT', 'save_checkpoint', 'load_checkpoint', 'JsonLines']
 
 # %% ../nbs/07_distill.ipynb #15f6e50e
 def minibatches(
@@ -50,138 +48,6 @@ def change_lr(
     "Move a learning rate along its logarithm: as plain SGD to first order, exactly so when growing, never to zero or below"
     return torch.exp(lr.log() - step.sign() * torch.log1p(step.abs() / lr))
 
-# %% ../nbs/07_distill.ipynb #13c99a3c
-def _require(holds: bool, name: str, value, what: str) -> None:
-    if not holds: raise ValueError(f"{name} {value!r}: must be {what}")
-
-@dataclass(frozen=True)
-class MTTConfig:
-    "The settings of Algorithm 1, by the names of the published code"
-    ipc: int = 1  # images per class
-    iterations: int = 5000  # meta-steps
-    syn_steps: int = 20  # N: student steps
-    expert_epochs: int = 2  # M: epochs from start to target
-    max_start_epoch: int = 10  # T+: starts are drawn below it
-    lr_img: float = 10.0  # step size of the images
-    lr_lr: float = 1e-5  # step size of the student's learning rate
-    lr_teacher: float = 0.01  # the student's learning rate at first
-    batch_syn: int | None = None  # synthetic images in a student step; all of them by default
-    pix_init: str = "real"  # or "noise"
-    optimizer: str = "sgd"  # of the images: "sgd" with `momentum`, as published, or "adam"
-    momentum: float = 0.5  # of the images and of the learning rate
-    student_momentum: float = 0.0
-    augment: str = "color_crop_cutout_flip_scale_rotate"
-    augment_mode: str = "one"
-    memory: str = "constant"  # of `unroll`
-    skip_nonfinite: bool = False  # leave out a meta-step whose gradient is not finite, instead of stopping
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("ipc", "iterations", "syn_steps", "expert_epochs", "max_start_epoch", "lr_img", "lr_teacher"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        _require(self.lr_lr >= 0, "lr_lr", self.lr_lr, "at least 0")
-        _require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
-        for name, allowed in dict(pix_init=("real", "noise"), optimizer=("sgd", "adam"), memory=("constant", "full")).items():
-            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
-        for name in ("momentum", "student_momentum"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        DSA(self.augment, mode=self.augment_mode)
-
-# %% ../nbs/07_distill.ipynb #e4c946e7
-def _check_set(images: Tensor, labels: Tensor, n_classes: int) -> None:
-    n = len(images)
-    if images.ndim != 4: raise ValueError(f"images of shape {tuple(images.shape)}: must be [n,C,H,W]")
-    if labels.shape not in ((n,), (n, n_classes)):
-        shapes = f"[{n}], or [{n},{n_classes}] for probabilities"
-        raise ValueError(f"labels of shape {tuple(labels.shape)} for {n} images: must be {shapes}")
-    if (labels.ndim == 1) == labels.is_floating_point():
-        raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: must be whole numbers [n], or floats [n,{n_classes}]")
-    if labels.ndim == 1 and n and not 0 <= labels.min() <= labels.max() < n_classes:
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}: must lie in 0..{n_classes - 1}")
-
-def _png(picture: np.ndarray) -> bytes:
-    from PIL import Image
-    out = io.BytesIO()
-    Image.fromarray(picture).save(out, "png")
-    return out.getvalue()
-
-# %% ../nbs/07_distill.ipynb #24ef8c3f
-@dataclass(frozen=True, eq=False)
-class SyntheticSet:
-    "A small training set and all that another program needs to train on it"
-    images: Tensor  # float32 [n,C,H,W], in the space of `transform`
-    labels: Tensor  # int64 [n], or probabilities float32 [n,K]
-    lr: float  # the learning rate to train with
-    meta: dict  # data, fingerprint, classes, network, augment, augment_options, method, seed, ...: anything JSON can hold
-    transform: Transform = field(default_factory=Transform)
-
-    def __post_init__(self): _check_set(self.images, self.labels, len(self.meta["classes"]))
-    def __len__(self) -> int: return len(self.images)
-    def __repr__(self):
-        size, (data, method) = "x".join(map(str, self.images.shape[1:])), map(self.meta.get, ("data", "method"))
-        return f"SyntheticSet({len(self)} images of {size} from {data} by {method}, lr {self.lr:.4g})"
-    @property
-    def augment(self) -> DSA:
-        "The augmentation it was made for, and should be trained with"
-        return DSA(self.meta.get("augment", "none"), **self.meta.get("augment_options", {}))
-    def save(self, path: Path | str) -> None:
-        "One safetensors file: images, labels, lr and the transform's tensors, with `meta` as JSON in its header"
-        tensors = dict(images=self.images, labels=self.labels, lr=torch.tensor(self.lr, dtype=torch.float64))
-        tensors |= {f"transform.{k}": t for k, t in self.transform.tensors().items()}
-        save_tensors(path, "synthetic set", tensors, {**self.meta, "transform": self.transform.kind})
-    @classmethod
-    def load(cls, path: Path | str) -> SyntheticSet:
-        "Read what `save` wrote; ValueError for a damaged or foreign file"
-        tensors, meta = load_tensors(path, "synthetic set")
-        parts = {k.removeprefix("transform."): t for k, t in tensors.items() if k.startswith("transform.")}
-        return cls(tensors["images"], tensors["labels"], tensors["lr"].item(), meta, TRANSFORMS[meta["transform"]](**parts))
-    def dataset(self) -> TensorDataset:
-        "For a DataLoader: pairs of an image and its label"
-        return TensorDataset(self.images.cpu(), self.labels.cpu())
-    def display(self) -> Tensor:
-        "The images in [0,1] [n,C,H,W]"
-        return self.transform.to(self.images.device).inverse(self.images).clamp(0, 1)
-    def grid(self, **kw) -> np.ndarray:
-        "One uint8 picture [height,width,3] of all images, clipped to the range of real ones; options as `image_grid`"
-        return image_grid(self.display(), **kw)
-    def _repr_png_(self) -> bytes: return _png(self.grid())
-
-# %% ../nbs/07_distill.ipynb #128cdffe
-def choose_per_class(
-    y: Tensor,  # labels [n]
-    ipc: int,  # images per class
-    n_classes: int,
-    generator: torch.Generator,
-) -> Tensor:  # indices [n_classes * ipc], class by class
-    "Pick `ipc` images of every class at random, none twice"
-    chosen = []
-    for k in range(n_classes):
-        members = (y == k).nonzero()[:, 0]
-        if not 1 <= ipc <= len(members):
-            raise ValueError(f"ipc {ipc}: class {k} has {len(members)} training images, so ipc must be 1 to {len(members)}")
-        chosen.append(members[torch.randperm(len(members), generator=generator, device=y.device)[:ipc]])
-    return torch.cat(chosen)
-
-# %% ../nbs/07_distill.ipynb #d4b49f0c
-def describe(data: ImageData, network: dict, augment: DSA, **more) -> dict:
-    "The entries of `SyntheticSet.meta` that every method shares"
-    return dict(data=data.name, data_options=data.options, fingerprint=data.fingerprint, classes=list(data.classes),
-                network=network, augment=augment.strategy, augment_options=augment.options, **more)
-
-def random_selection(
-    data: ImageData,
-    ipc: int,
-    *,
-    network: dict,  # the spec of the network to train on it
-    augment: DSA,
-    lr=0.01,
-    seed=0,
-) -> SyntheticSet:
-    "Real images drawn at random, `ipc` of every class: what any distilled set has to beat"
-    pick = choose_per_class(data.y_train, ipc, data.n_classes, seeded(seed, "random selection", device=data.device))
-    meta = describe(data, network, augment, method="random", ipc=ipc, seed=seed)
-    return SyntheticSet(data.x_train[pick], data.y_train[pick], lr, meta, data.transform)
-
 # %% ../nbs/07_distill.ipynb #a6a63c31
 class Draw(NamedTuple):
     "All that is random in one meta-step"
@@ -189,13 +55,20 @@ class Draw(NamedTuple):
     batches: Tensor  # indices of the images of every step [N,B]
     params: dict[str, Tensor]  # of the augmentation [N,B]
 
+def stacked(draws: list[Draw]) -> Draw:
+    "K draws as one, for K students side by side: start and target [K,P], batches and parameters [N,K,B]"
+    segment = Segment(*zip(*(d.segment for d in draws)))
+    segment = segment._replace(start=torch.stack(segment.start), target=torch.stack(segment.target))
+    params = {name: torch.stack([d.params[name] for d in draws], 1) for name in draws[0].params}
+    return Draw(segment, torch.stack([d.batches for d in draws], 1), params)
+
 @dataclass(frozen=True, eq=False)
 class State:
     "One meta-step: what was tried, and how far from the target it led"
     step: int  # from 1
     loss: float  # the matching loss of `images` and `lr`
     lr: float  # the student's learning rate in this step
-    draw: Draw | None  # the segment, minibatches and augmentations of the step
+    draw: Draw | None  # the segment, minibatches and augmentations of the step; of several, the first
     images: Tensor  # the synthetic images that this loss is of [n,C,H,W]
     labels: Tensor
     grad: Tensor  # of the loss with respect to the images [n,C,H,W]
@@ -233,18 +106,6 @@ def image_step(
     return step, dict(first=first, second=second, count=torch.tensor(count))
 
 # %% ../nbs/07_distill.ipynb #955c59b8
-def differences(there: dict, here: dict) -> str:
-    "What two descriptions disagree on, in words; empty where they agree"
-    differ = [k for k in {**there, **here} if there.get(k) != here.get(k)]
-    return "; ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in differ)
-
-def require_same_data(what: str, meta: dict, data: ImageData) -> None:
-    "ValueError unless `what`, described by `meta`, was made from these data"
-    if meta["fingerprint"] == data.fingerprint: return
-    old, new = dict(meta.get("data_options", {}), data=meta["data"]), dict(data.options, data=data.name)
-    differ = differences(old, new) or f"fingerprint {meta['fingerprint']} there, {data.fingerprint} here"
-    raise ValueError(f"{what} was made from other data ({differ}): load the data that it was made from, with the same options")
-
 def require_same_run(
     there: str,  # JSON of all that the stored run depends on
     here: str,  # and of the run that wants to go on from it
@@ -263,19 +124,6 @@ def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | No
         raise ValueError(f"the experts in {buffer.path} have {buffer.meta['n_params']:,} parameters, but the network has "
                          f"{model.n_params:,}: give the network they were recorded with")
     return model.to(data.device)
-
-# %% ../nbs/07_distill.ipynb #ee0545a4
-def starting_images(
-    data: ImageData,
-    ipc: int,
-    pix_init: str,  # "real", or "noise": pixels of the standard normal distribution
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:  # images [n,C,H,W] and their labels [n]
-    "What a run begins with: real images drawn at random, or noise under the same labels"
-    pick = choose_per_class(data.y_train, ipc, data.n_classes, generator)
-    images = data.x_train[pick].clone()
-    if pix_init == "noise": images = torch.randn(images.shape, generator=generator, device=images.device)
-    return images, data.y_train[pick]
 
 # %% ../nbs/07_distill.ipynb #42bc47d5
 def update(
@@ -322,7 +170,8 @@ class MTT:
         fixed = set(settings) - {"lr_img", "lr_lr", "syn_steps", "expert_epochs", "max_start_epoch", "batch_syn"}
         if fixed: raise ValueError(f"{', '.join(sorted(fixed))} cannot change during a run: begin a new one")
         config, n = replace(self.config, **settings), len(self.labels)
-        _require((config.batch_syn or n) <= n, "batch_syn", config.batch_syn, f"at most {n}, the number of synthetic images")
+        if (config.batch_syn or n) > n:
+            raise ValueError(f"batch_syn {config.batch_syn}: must be at most {n}, the number of synthetic images")
         self.buffer.segment(seeded(0), config.max_start_epoch, config.expert_epochs)  # an error now, not in some later step
         self.config = config
 
@@ -335,29 +184,42 @@ class MTT:
         return Draw(segment, batches, self.augment.sample(tuple(batches.shape), self.data.shape, g))
 
     def student(self, draw: Draw, images: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
-        "Where a student of these images ends [P], differentiable, and the path it took [N+1,P]"
+        "Where a student of these images ends [P], differentiable, and the path it took [N+1,P]; or several, of a `stacked` draw"
         xs = self.augment(images[draw.batches], draw.params)
-        return unroll(self.model, draw.segment.start, xs, self.labels[draw.batches], lr,
-                      momentum=self.config.student_momentum, memory=self.config.memory, return_path=True)
+        c = self.config
+        return unroll(self.model, draw.segment.start, xs, self.labels[draw.batches], lr, momentum=c.student_momentum,
+                      memory=c.memory, compile=c.compile, path_device=c.path_device, return_path=True)
+
+    def losses(self, draws: list[Draw], images: Tensor, lr: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        "The matching losses of all students and the first path of each group: in one group where that is faster, else one by one"
+        start, pixels = draws[0].segment.start, draws[0].batches[0].numel() * images[0, 0].numel()
+        for draw in [stacked(draws)] if len(draws) > 1 and better_together(start[None], pixels) else draws:
+            end, path = self.student(draw, images, lr)
+            yield matching_loss(end, draw.segment.start, draw.segment.target), path.flatten(1, -2)[:, 0] if end.ndim > 1 else path
 
     def step(self, segment: Segment | None = None) -> State:
-        "One meta-step, on a random segment or the given one; where it is not finite: Diverged, images and lr unchanged"
-        began = time.perf_counter()
-        draw, images, lr = self.draw(segment), self.images.clone().requires_grad_(), self.lr.clone().requires_grad_()
-        end, path = self.student(draw, images, lr)
-        loss = matching_loss(end, draw.segment.start, draw.segment.target)
-        grad, lr_grad = torch.autograd.grad(loss, [images, lr])
+        "One meta-step, on random segments or the given one; where it is not finite: Diverged, images and lr unchanged"
+        began, k = time.perf_counter(), self.config.segments_per_step
+        draws = [self.draw(segment) for _ in range(k)]
+        images, lr = self.images.clone().requires_grad_(), self.lr.clone().requires_grad_()
+        parts, paths = [], []
+        with tf32(self.config.allow_tf32):
+            for losses, path in self.losses(draws, images, lr):
+                loss = losses.sum() / k
+                parts.append((loss.detach(), *torch.autograd.grad(loss, [images, lr])))
+                paths = paths or [path]
+        loss, grad, lr_grad = map(sum, zip(*parts, strict=True))
         after = update(self.config, self.images, self.lr, grad, lr_grad, self.moments)
         if torch.stack([loss.isfinite(), after[0].isfinite().all(), after[1].isfinite(), after[1] > 0]).all():
             self.images, self.lr, self.moments = after
-        elif not self.config.skip_nonfinite: raise diverged(self.steps + 1, draw.segment, loss, lr, self.config)
+        elif not self.config.skip_nonfinite: raise diverged(self.steps + 1, draws[0].segment, loss, lr, self.config)
         self.steps += 1
         self._latest.clear()  # the state before this one lets go of its path
-        self._latest = latest = [path]
+        self._latest = paths
         @torch.enable_grad()  # images and lr ask for gradients as above: other kernels would round otherwise
-        def path_of_state(): return latest[0] if latest else self.student(draw, images, lr)[1]
+        def path_of_state(): return paths[0] if paths else next(self.losses(draws, images, lr))[1]
         seconds = time.perf_counter() - began
-        return State(self.steps, loss.item(), lr.item(), draw, images.detach(), self.labels, grad, seconds, path_of_state)
+        return State(self.steps, loss.item(), lr.item(), draws[0], images.detach(), self.labels, grad, seconds, path_of_state)
 
     def __iter__(self) -> Iterator[State]:
         "Meta-steps up to `config.iterations`, counted from the beginning of the run"
@@ -427,27 +289,3 @@ class JsonLines:
         s = state.segment
         where = dict(expert=s.expert, epoch=s.epoch) if s else {}
         self.write(step=state.step, loss=state.loss, lr=state.lr, **where, seconds=round(state.seconds, 6))
-
-# %% ../nbs/07_distill.ipynb #b3e79974
-class Preset(NamedTuple):
-    "Everything a run needs: the network, how to record its experts, and the settings of Algorithm 1"
-    network: dict  # name and options for `build`
-    experts: dict  # options for `record_experts`
-    config: MTTConfig
-    evaluation: dict = {}  # options for `run.Protocol`
-    zca: bool = False
-    source: str = ""
-
-def _digits(ipc, max_start, **options) -> Preset:
-    "Settings for the digits, found on their validation images"
-    return Preset(
-        network=dict(name="convnet", width=32, depth=2), experts=dict(n=5, epochs=max_start + 1, lr=0.05, batch_size=64),
-        config=MTTConfig(ipc=ipc, syn_steps=20, expert_epochs=2, max_start_epoch=max_start, lr_img=10.0, lr_lr=1e-3,
-                         lr_teacher=0.05, augment="crop_scale_rotate", memory="full", **options),
-        evaluation=dict(epochs=200, eval_every=30, val_nets=5, full_epochs=8, batch_size=64))
-
-PRESETS: dict[tuple[str, int], Preset] = {  # by data set and images per class
-    ("digits", 1): _digits(1, 10, iterations=60),
-    ("digits", 5): _digits(5, 12, iterations=60, batch_syn=25),
-    ("digits", 10): _digits(10, 14, iterations=90, batch_syn=25),
-}

@@ -5,35 +5,41 @@
 # %% ../nbs/08_evaluate.ipynb #d330b82c
 from __future__ import annotations
 from dataclasses import dataclass
+from functools import partial
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from .augment import DSA
 from .data import ImageData, seeded
-from .distill import SyntheticSet, describe, require_same_data
-from .models import FlatModel, build
+from .models import FlatModel, build, ensemble_logits, training_loss
+from .speed import Fast, tf32
+from .synthetic import SyntheticSet, describe, require_same_data
 
 # %% auto #0
-__all__ = ['ensemble_logits', 'accuracies', 'train_networks', 'Evaluation', 'evaluate', 'full_set']
-
-# %% ../nbs/08_evaluate.ipynb #827f6863
-def ensemble_logits(
-    model: FlatModel,
-    thetas: Tensor,  # [K,P]
-    x: Tensor,  # [K,B,C,H,W], a batch for every network
-) -> Tensor:  # [K,B,classes]
-    "The logits of K networks of one kind in one call"
-    return torch.vmap(model)(thetas, x)
+__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'evaluate', 'full_set']
 
 # %% ../nbs/08_evaluate.ipynb #f9b7d217
 @torch.no_grad()
-def accuracies(model: FlatModel, thetas: Tensor, x: Tensor, y: Tensor, batch_size=500) -> Tensor:
-    "Share of the images that each of K networks classifies correctly [K]"
+def accuracies(
+    model: FlatModel,
+    thetas: Tensor,  # [K,P]
+    x: Tensor,  # [n,C,H,W]
+    y: Tensor,  # int64 [n]
+    batch_size: int | None = None,  # by default as many images as have 2^18 pixels: 4,096 of 8x8, 16 of 128x128
+) -> Tensor:  # [K]
+    "Share of the images that each of K networks classifies correctly"
+    batch_size = batch_size or max(1, 2**18 // x[0, 0].numel())
     hits = sum((ensemble_logits(model, thetas, xb.expand(len(thetas), *xb.shape)).argmax(-1) == yb).sum(1)
                for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True))
     return hits / len(x)
 
 # %% ../nbs/08_evaluate.ipynb #d54d237b
+def momentum_step(model, theta: Tensor, velocity: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
+    "One step of SGD with momentum 0.9 and weight decay 5e-4 for every network: theta and velocity [K,P] after it"
+    with torch.enable_grad():
+        grad, = torch.autograd.grad(training_loss(model, leaf := theta.detach().requires_grad_(), x, y).sum(), leaf)
+    velocity = 0.9 * velocity + grad + 5e-4 * theta
+    return theta - lr * velocity, velocity
+
 def train_networks(
     model: FlatModel,
     x: Tensor,  # [n,C,H,W]
@@ -45,24 +51,22 @@ def train_networks(
     batch_size=256,
     augment: DSA | None = None,
     seed=0,
+    compile=False,  # the step through `Fast`: for long trainings
 ) -> Tensor:  # [nets,P]
     "SGD with momentum 0.9, weight decay 5e-4 and a tenth of lr from half-way on, for all networks side by side"
     g = seeded(seed, "evaluate", device=x.device)
     thetas = torch.stack([model.init(g) for _ in range(nets)])
-    velocity, n = torch.zeros_like(thetas), len(x)
+    step, n, lr = partial(momentum_step, model), len(x), torch.tensor(lr, device=x.device)
+    if compile: step = Fast(step)
+    velocity = torch.zeros_like(thetas)
     for epoch in range(epochs):
         if epoch == (epochs + 1) // 2: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
         order = torch.rand(nets, n, generator=g, device=x.device).argsort(1)  # each network in its own order
         for batch in order.split(batch_size, 1):
             xb, yb = x[batch], y[batch]
             if augment: xb = augment(xb, augment.sample(tuple(batch.shape), x.shape[1:], g))
-            thetas.requires_grad_()
-            loss = F.cross_entropy(ensemble_logits(model, thetas, xb).flatten(0, 1), yb.flatten(0, 1)) * nets
-            grad, = torch.autograd.grad(loss, thetas)
-            with torch.no_grad():
-                velocity = 0.9 * velocity + grad + 5e-4 * thetas
-                thetas = thetas - lr * velocity
-    return thetas.detach()
+            thetas, velocity = step(thetas, velocity, xb, yb, lr)
+    return thetas
 
 # %% ../nbs/08_evaluate.ipynb #454dcf6d
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ def evaluate(
     batch_size=256,
     seed=0,
     split="val",  # "test" once, at the end; all choices on "val"
+    compile=False,  # the training step: slow at first, then faster
+    allow_tf32=False,  # let a GPU round factors to TF32
 ) -> Evaluation:
     "The paper's protocol: train `nets` fresh networks on the set, with its lr and augmentation, and test them on real images"
     require_same_data("the set", synthetic.meta, data)
@@ -104,10 +110,13 @@ def evaluate(
         if value < 1: raise ValueError(f"{name} {value}: must be at least 1")
     model = FlatModel(model if model is not None else build(**synthetic.meta["network"])).to(data.device)
     x, y = data.part(split)
-    thetas = train_networks(model, synthetic.images.to(data.device), synthetic.labels.to(data.device), synthetic.lr,
-                            nets=nets, epochs=epochs, batch_size=batch_size, augment=synthetic.augment, seed=seed)
+    images, labels = synthetic.images.to(data.device), synthetic.labels.to(data.device)
+    with tf32(allow_tf32):
+        thetas = train_networks(model, images, labels, synthetic.lr, nets=nets, epochs=epochs, batch_size=batch_size,
+                                augment=synthetic.augment, seed=seed, compile=compile)
+        right = tuple(accuracies(model, thetas, x, y).tolist())
     diverged = int((~thetas.isfinite().all(1)).sum())
-    return Evaluation(tuple(accuracies(model, thetas, x, y).tolist()), split, synthetic.lr, synthetic.augment.strategy, diverged)
+    return Evaluation(right, split, synthetic.lr, synthetic.augment.strategy, diverged)
 
 # %% ../nbs/08_evaluate.ipynb #9b9f7061
 def full_set(

@@ -97,7 +97,7 @@ def train_experts(
     seed=0,
     step: Callable | None = None,  # in place of `sgd_step` with this model
     callback: Callable[[Epoch], None] | None = None,
-) -> Iterator[tuple[int, Tensor, list[Epoch]]]:  # of each: its number, the points it passed [epochs + 1, P], on the CPU, its reports
+) -> Iterator[tuple[int, Tensor, list[Epoch]]]:  # of each: its number, its points [epochs + 1, P] on the CPU, its reports
     "Train experts, each of which depends on the seed and its number alone; ValueError where one diverges"
     generators = [seeded(seed, "expert", i, device=data.device) for i in experts]
     thetas = torch.stack([model.init(g) for g in generators])

@@ -11,15 +11,15 @@ __all__ = ['matching_loss']
 
 # %% ../nbs/06_matching.ipynb #3b3892ed
 def matching_loss(
-    theta_n: Tensor,  # where the student ended [P]
-    theta_start: Tensor,  # where student and expert started [P]
-    theta_target: Tensor,  # where the expert was M epochs later [P]
-) -> Tensor:  # scalar: 0 is arrival, 1 is as far from the target as at the start
+    theta_n: Tensor,  # where the student ended [P], or several students [K,P]
+    theta_start: Tensor,  # where student and expert started, likewise
+    theta_target: Tensor,  # where the expert was M epochs later
+) -> Tensor:  # scalar, or one for each student [K]: 0 is arrival, 1 is as far from the target as at the start
     "The normalised squared distance in parameter space (paper, equation 2); ValueError for a segment of no length"
     if not theta_n.shape == theta_start.shape == theta_target.shape:
         shapes = ", ".join(str(tuple(t.shape)) for t in (theta_n, theta_start, theta_target))
-        raise ValueError(f"points of shapes {shapes}: student's end, start and target must all be the same [P]")
-    length = (theta_start - theta_target).square().sum()
-    if length == 0:
+        raise ValueError(f"points of shapes {shapes}: student's end, start and target must all be the same [P] or [K,P]")
+    length = (theta_start - theta_target).square().sum(-1)
+    if (length == 0).any():
         raise ValueError("start and target are one point: the expert stood still, or its snapshots share memory (keep clones)")
-    return (theta_n - theta_target).square().sum() / length
+    return (theta_n - theta_target).square().sum(-1) / length

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'ConvNet', 'MLP', 'LeNet', 'build', 'FlatModel',
-           'ensemble_logits', 'training_loss']
+           'better_together', 'ensemble_logits', 'training_loss']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -193,6 +193,13 @@ class FlatModel:
 TOGETHER = {"cpu": 5e7}  # most pixels of a batch times parameters for which networks together are faster than one by one
 ELSEWHERE = 1e10  # the same on other devices: an estimate
 
+def better_together(
+    theta: Tensor,  # [K,P]
+    pixels: int,  # of the images of one batch, each counted once for all its channels
+) -> bool:
+    "Whether K networks are faster in one call than one by one"
+    return pixels * theta.shape[1] < TOGETHER.get(theta.device.type, ELSEWHERE)
+
 def ensemble_logits(
     model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits
     theta: Tensor,  # [P], or several networks [K,P]
@@ -200,7 +207,7 @@ def ensemble_logits(
 ) -> Tensor:  # [B,classes], or [K,B,classes]
     "The logits of one network, or of several of a kind: in one call by vmap where that is faster, else one by one"
     if theta.ndim == 1: return model(theta, x)
-    if x[0, :, 0].numel() * theta.shape[1] < TOGETHER.get(x.device.type, ELSEWHERE): return torch.vmap(model)(theta, x)
+    if better_together(theta, x[0, :, 0].numel()): return torch.vmap(model)(theta, x)
     return torch.stack([model(t, batch) for t, batch in zip(theta, x, strict=True)])
 
 # %% ../nbs/03_models.ipynb #5ce470dd

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 from .data import image_grid
-from .distill import SyntheticSet
+from .synthetic import SyntheticSet
 from .evaluate import Evaluation
 from .plane import Plane, distances, layer_distances
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from . import __version__
 from .data import ImageData
-from .distill import JsonLines, SyntheticSet, load_checkpoint, random_selection, save_checkpoint
+from .distill import JsonLines, load_checkpoint, save_checkpoint
 from .evaluate import Evaluation, evaluate, full_set
 from .history import History, Recorder
 from .plots import plot_accuracies, plot_curves, plot_images
+from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
 __all__ = ['REPORT', 'Protocol', 'StopRequest', 'Stopped', 'best_validation', 'go_on', 'distil', 'judge', 'made_with',

@@ -21,7 +21,8 @@ __all__ = ['REWRITTEN', 'pool', 'pool_backward', 'compiled', 'Replayed', 'Fast',
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
     "The shape of x [B,C,H,W] cut into the tiles of a pooling, [B,C,rows,h,columns,w], if whole tiles it is"
     (h, w), (height, width) = size, x.shape[2:]
-    plain = list(stride or size) == list(size) and not any([padding] if isinstance(padding, int) else padding) and not divisor_override
+    padded = any([padding] if isinstance(padding, int) else padding)
+    plain = list(stride or size) == list(size) and not padded and not divisor_override
     return (*x.shape[:2], height // h, h, width // w, w) if plain and height % h == width % w == 0 else None
 
 def pool(x: Tensor, size, *options) -> Tensor:
@@ -82,7 +83,7 @@ class Fast:
         self.f, self.made = f, {}
 
     def __call__(self, *tensors: Tensor):
-        key = tuple((t.shape, t.dtype, t.device) for t in tensors)
+        key = torch.backends.cudnn.allow_tf32, *((t.shape, t.dtype, t.device) for t in tensors)
         if key not in self.made: self.made[key] = self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)
 

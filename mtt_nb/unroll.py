@@ -23,7 +23,7 @@ def gradient(
     create_graph=False,  # so that the result can be differentiated in turn
 ) -> Tensor:  # like theta
     "g(theta, x): the gradient of the mean cross-entropy on a batch"
-    return torch.autograd.grad(training_loss(model, theta, x, y), theta, create_graph=create_graph)[0]
+    return torch.autograd.grad(training_loss(model, theta, x, y).sum(), theta, create_graph=create_graph)[0]
 
 # %% ../nbs/05_unroll.ipynb #8cb23d23
 def full_unroll(model, theta, xs, ys, lr, momentum) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,8 @@ class AdjointUnroll(torch.autograd.Function):
         dx, dy, dlr = (torch.empty_like(t) if need else None for t, need in ((xs, need_x), (ys, need_y), (lr, need_lr)))
         nu = torch.zeros_like(lam)
         for i in reversed(range(len(xs))):
-            step = ctx.make(adjoint_step, ctx.model, ctx.momentum, (i > 0 or need_theta or ctx.make is fast, need_x, need_y))
+            wanted = i > 0 or need_theta or ctx.make is fast, need_x, need_y
+            step = ctx.make(adjoint_step, ctx.model, ctx.momentum, wanted)
             theta, velocity = path[i].to(lam.device), velocities[i].to(lam.device) if ctx.momentum else nu  # nu: not looked at
             lam, nu, d_x, d_y, d_lr = step(theta, velocity, xs[i], ys[i], lr[i], lam, nu)
             if need_x: dx[i] = d_x
@@ -126,7 +127,8 @@ def _check_unroll(theta, xs, ys, lr, momentum, memory, compile):
     if ys.shape[: len(lead)] != lead: raise ValueError(f"{shapes}: xs and ys must both begin with the same [{form}]")
     if xs.dtype != theta.dtype: raise ValueError(f"{shapes}: xs must have theta's type, as by xs.to(theta.dtype)")
     if (ys.dtype, ys.ndim) not in ((torch.int64, len(lead)), (theta.dtype, len(lead) + 1)):
-        raise ValueError(f"{shapes}: ys must be classes [{form}] of torch.int64, or probabilities [{form},classes] of theta's type")
+        kinds = f"classes [{form}] of torch.int64, or probabilities [{form},classes] of theta's type"
+        raise ValueError(f"{shapes}: ys must be {kinds}")
     if not xs.device == ys.device == theta.device:
         raise ValueError(f"xs on {xs.device}, ys on {ys.device}, theta on {theta.device}: must be on one device")
     if lr.shape not in ((), (len(xs),)): raise ValueError(f"lr {tuple(lr.shape)}: must be one number, or one a step [{len(xs)}]")
