@@ -4,18 +4,19 @@
 
 # %% ../nbs/08_evaluate.ipynb #d330b82c
 from __future__ import annotations
+import json
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 import torch
 from torch import Tensor
 from .augment import DSA
 from .data import ImageData, seeded
 from .models import FlatModel, build, ensemble_logits, training_loss
-from .speed import Fast, tf32
+from .speed import fast, tf32
 from .synthetic import SyntheticSet, describe, require_same_data
 
 # %% auto #0
-__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'evaluate', 'full_set']
+__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'by_spec', 'evaluate', 'full_set']
 
 # %% ../nbs/08_evaluate.ipynb #f9b7d217
 @torch.no_grad()
@@ -51,13 +52,12 @@ def train_networks(
     batch_size=256,
     augment: DSA | None = None,
     seed=0,
-    compile=False,  # the step through `Fast`: for long trainings
+    compile=False,  # the step through `fast`: for long trainings
 ) -> Tensor:  # [nets,P]
     "SGD with momentum 0.9, weight decay 5e-4 and a tenth of lr from half-way on, for all networks side by side"
     g = seeded(seed, "evaluate", device=x.device)
     thetas = torch.stack([model.init(g) for _ in range(nets)])
-    step, n, lr = partial(momentum_step, model), len(x), torch.tensor(lr, device=x.device)
-    if compile: step = Fast(step)
+    step, n, lr = (fast if compile else partial)(momentum_step, model), len(x), torch.tensor(lr, device=x.device)
     velocity = torch.zeros_like(thetas)
     for epoch in range(epochs):
         if epoch == (epochs + 1) // 2: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
@@ -91,6 +91,11 @@ class Evaluation:
         return f"{self.mean:.3f} ± {self.std:.3f} ({', '.join(notes)})"
 
 # %% ../nbs/08_evaluate.ipynb #262bb1ef
+@lru_cache(maxsize=8)
+def by_spec(spec: str) -> FlatModel:
+    "The network of a spec in JSON, the same object each time, so that what was compiled for it is found again"
+    return FlatModel(build(**json.loads(spec)))
+
 def evaluate(
     synthetic: SyntheticSet,
     data: ImageData,  # the real images, transformed as the synthetic ones
@@ -108,7 +113,8 @@ def evaluate(
     require_same_data("the set", synthetic.meta, data)
     for name, value in dict(nets=nets, epochs=epochs, batch_size=batch_size).items():
         if value < 1: raise ValueError(f"{name} {value}: must be at least 1")
-    model = FlatModel(model if model is not None else build(**synthetic.meta["network"])).to(data.device)
+    if model is None: model = by_spec(json.dumps(synthetic.meta["network"]))
+    model = (model if isinstance(model, FlatModel) else FlatModel(model)).to(data.device)
     x, y = data.part(split)
     images, labels = synthetic.images.to(data.device), synthetic.labels.to(data.device)
     with tf32(allow_tf32):

@@ -22,7 +22,7 @@ from . import __version__
 from .augment import DSA
 from .data import ImageData, seeded
 from .models import FlatModel, build, training_loss
-from .speed import Fast, tf32
+from .speed import fast, tf32
 
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
@@ -326,7 +326,7 @@ def record_experts(
     augment: DSA | None = None,
     seed=0,  # expert i depends on this seed and on i alone
     at_once=1,  # experts trained side by side, of which n must be a multiple: faster for small networks and batches
-    compile=False,  # their steps through `Fast`
+    compile=False,  # their steps through `fast`
     allow_tf32=False,  # let a GPU round factors to TF32
     dtype="float32",  # of the stored parameters; "bfloat16" halves the files
     resume=True,  # keep what is recorded there with the same settings and go on; else the folder must hold no expert
@@ -350,7 +350,7 @@ def record_experts(
         _check_network(model, data)
         for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
         _check_writable(path)
-    step = (Fast if compile else lambda f: f)(partial(sgd_step, model))
+    step = (fast if compile else partial)(sgd_step, model)
     for group in (range(i, i + at_once) for i in range(0, n, at_once)):
         if not missing & set(group): continue
         with tf32(allow_tf32):  # a group is trained whole, also for its last expert: so a resumed recording rounds alike

@@ -10,14 +10,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache, partial
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
 # %% auto #0
-__all__ = ['aten', 'REWRITTEN', 'pool', 'pool_backward', 'separate_gradients', 'as_weight_gradient', 'compiled', 'Replayed',
-           'Fast', 'tf32']
+__all__ = ['aten', 'REWRITTEN', 'pool', 'pool_backward', 'separate_gradients', 'as_weight_gradient', 'recorded', 'compiled',
+           'Replayed', 'Fast', 'fast', 'tf32']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -62,12 +64,19 @@ REWRITTEN = {aten.avg_pool2d.default: pool, aten.avg_pool2d_backward.default: po
              aten.convolution_backward.default: separate_gradients, aten.convolution.default: as_weight_gradient}
 
 # %% ../nbs/03_speed.ipynb #0f579f5b
+def recorded(f: Callable, tensors: tuple[Tensor, ...]) -> GraphModule:
+    "`f` as the list of operations that it does on these tensors, rewritten, without those that nothing comes of"
+    program = make_fx(f, decomposition_table=REWRITTEN)(*tensors)
+    program.graph.eliminate_dead_code()
+    program.recompile()
+    return program
+
 def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:
     "`f` recorded on these tensors and compiled for their shapes; where that fails, a warning and the recorded program as it is"
     name, began = getattr(f, "func", f).__name__, time.perf_counter()  # func: of a partial
     largest = tuple(max(tensors, key=lambda t: t.ndim).shape)
     print(f"compiling {name} for {largest}, seconds to minutes: ", end="", file=sys.stderr, flush=True)
-    program = make_fx(f, decomposition_table=REWRITTEN)(*tensors)
+    program = recorded(f, tensors)
     fast = torch.compile(program, dynamic=False)
     try: fast(*tensors)
     except RuntimeError as e:
@@ -116,6 +125,11 @@ class Fast:
     def _make(self, tensors: tuple[Tensor, ...]) -> Callable:
         fast = compiled(self.f, tensors)
         return Replayed(fast, tensors) if self.replays and tensors[0].is_cuda else fast
+
+@lru_cache(maxsize=16)
+def fast(step: Callable, *fixed) -> Fast:
+    "The step with its first arguments fixed, through `Fast`: made once and reused as long as they are the same objects"
+    return Fast(partial(step, *fixed))
 
 # %% ../nbs/03_speed.ipynb #8f02e009
 @contextmanager

@@ -5,14 +5,14 @@
 # %% ../nbs/05_unroll.ipynb #128b18da
 from __future__ import annotations
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 import torch
 from torch import Tensor
 from .models import training_loss
-from .speed import Fast
+from .speed import fast
 
 # %% auto #0
-__all__ = ['gradient', 'full_unroll', 'pull_back', 'student_step', 'adjoint_step', 'fast', 'AdjointUnroll', 'unroll']
+__all__ = ['gradient', 'full_unroll', 'pull_back', 'student_step', 'adjoint_step', 'AdjointUnroll', 'unroll']
 
 # %% ../nbs/05_unroll.ipynb #e15deac9
 def gradient(
@@ -71,11 +71,6 @@ def adjoint_step(model, momentum, wanted, theta, velocity, x, y, lr, lam, nu) ->
         d_lr, products = -slope, [None if p is None else -lr * p for p in products]
     d_theta, d_x, d_y = products
     return lam if d_theta is None else lam + d_theta, nu, d_x, d_y, d_lr
-
-@lru_cache(maxsize=16)
-def fast(step, *fixed) -> Fast:
-    "The step with its first arguments fixed, compiled; made once and reused"
-    return Fast(partial(step, *fixed))
 
 # %% ../nbs/05_unroll.ipynb #8f00fe77
 class AdjointUnroll(torch.autograd.Function):
