@@ -51,7 +51,7 @@ def read_parts(name: str, root: Path, download: bool) -> list:
     try: return [cls(root, download=download, **w) for w in which]
     except (RuntimeError, AssertionError, LookupError, ValueError, OSError) as e:  # not of the right checksum, or no such file
         if isinstance(e, PermissionError): raise
-        if download: raise OSError(f"{name} could not be downloaded to {root}: {e}; put {', '.join(files)} into {place}") from None
+        if download: raise OSError(f"could not download {name} to {root} ({e}): put {', '.join(files)} into {place}") from None
         wrong = [f for f, md5 in published(cls).items() if f in files and not check_integrity(place / f, md5)] or files
         raise ValueError(f"damaged in {place}: {', '.join(wrong)} ({e or 'wrong checksum or length'}); "
                          "remove what is damaged and fetch it again") from None
