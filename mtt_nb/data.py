@@ -5,6 +5,7 @@
 # %% ../nbs/01_data.ipynb #c25cbcf4
 from __future__ import annotations
 import hashlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['LOADERS', 'TRANSFORMS', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise', 'ZCA',
-           'ImageData', 'fingerprint', 'balanced', 'make_data', 'load']
+__all__ = ['LOADERS', 'TRANSFORMS', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise',
+           'blocks', 'ZCA', 'ImageData', 'fingerprint', 'balanced', 'make_data', 'load']
 
 # %% ../nbs/01_data.ipynb #e678fed5
 def seeded(
@@ -51,14 +52,16 @@ def image_grid(
 
 # %% ../nbs/01_data.ipynb #fd4e7add
 class Raw(NamedTuple):
-    "What a loader returns: images uint8 [n,C,H,W], or float in [0,1]; labels [n] in 0..K-1"
+    "What a loader returns: images uint8 [n,C,H,W], or float in [0,1]; labels [n] in 0..K-1; a validation part if it has one"
     x_train: Tensor
     y_train: Tensor
     x_test: Tensor
     y_test: Tensor
     classes: tuple[str, ...]
+    x_val: Tensor | None = None  # None: to be split from the training part
+    y_val: Tensor | None = None
 
-LOADERS: dict[str, Callable[[Path | None], Raw]] = {}  # the registry: name -> function(root) that returns Raw
+LOADERS: dict[str, Callable[..., Raw]] = {}  # the registry: name -> function(root), some of them function(root, size), to Raw
 
 def loader(name: str):
     "Register the decorated function `(root) -> Raw` as the data set `name`"
@@ -113,6 +116,11 @@ class Normalise(Transform):
     def __call__(self, x): return (x - self.mean[:, None, None]) / self.std[:, None, None]
     def inverse(self, z): return z * self.std[:, None, None] + self.mean[:, None, None]
 
+# %% ../nbs/01_data.ipynb #4687ae8a
+def blocks(x: Tensor, numbers=2**22) -> tuple[Tensor, ...]:
+    "Views of x, a few rows each: what is worked on at a time, so that no second copy of x is needed"
+    return x.split(max(1, numbers // max(1, x.shape[1:].numel())))
+
 # %% ../nbs/01_data.ipynb #2ba93666
 @dataclass(frozen=True)
 class ZCA(Transform):
@@ -131,9 +139,11 @@ class ZCA(Transform):
         if x[0].numel() > 3 * 64 * 64:
             raise ValueError(f"ZCA of images {tuple(x.shape[1:])} needs matrices of {x[0].numel():,} rows; "
                              "whiten images up to 3x64x64, normalise larger ones (zca=False)")
-        flat = x.flatten(1).double()
-        mean = flat.mean(0)
-        s, u = torch.linalg.eigh((flat - mean).T @ (flat - mean) / (len(flat) - 1))
+        flat = blocks(x.flatten(1))
+        mean = sum(b.double().sum(0) for b in flat) / len(x)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=x.device)
+        for b in flat: centred = b.double() - mean; covariance.addmm_(centred.T, centred)
+        s, u = torch.linalg.eigh(covariance / (len(x) - 1))
         scale = (s.clamp_min(0) + eps).sqrt()
         whiten, colour = (u / scale) @ u.T, (u * scale) @ u.T
         return cls(mean.view(x.shape[1:]).to(x), whiten.to(x), colour.to(x))
@@ -190,12 +200,12 @@ def fingerprint(
     for part in parts:
         tensor = isinstance(part, Tensor)
         digest.update(repr((part.dtype, tuple(part.shape)) if tensor else part).encode())
-        if tensor: digest.update(part.contiguous().numpy().tobytes())
+        if tensor: digest.update(part.contiguous().view(-1).numpy().view(np.uint8))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/01_data.ipynb #e672083d
 def _checked(x, y, n_classes: int, part: str) -> tuple[Tensor, Tensor]:
-    "Images as float32 in [0,1] and labels as int64, or an error that says what is wrong"
+    "Images and labels [int64] as tensors, or an error that says what is wrong"
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         hint = {3: "; x[:, None] adds a grey channel", 4: "; permute(0, 3, 1, 2) moves the last axis there"}.get(x.ndim, "")
@@ -204,8 +214,7 @@ def _checked(x, y, n_classes: int, part: str) -> tuple[Tensor, Tensor]:
     if y.is_floating_point(): raise ValueError(f"{part} labels of type {y.dtype}: must be whole numbers")
     if len(y) and not 0 <= y.min() <= y.max() < n_classes:
         raise ValueError(f"{part} labels from {y.min()} to {y.max()}: must lie in 0..{n_classes - 1} for {n_classes} classes")
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    if x.numel() and not (0 <= x.min() and x.max() <= 1):
+    if x.dtype != torch.uint8 and x.numel() and not (0 <= x.min() and x.max() <= 1):
         raise ValueError(f"{part} pixels from {x.min():.3g} to {x.max():.3g}: must be uint8, or floats in [0,1] (not normalised)")
     return x, y.long()
 
@@ -219,13 +228,41 @@ def balanced(y: Tensor, n: int, generator: torch.Generator) -> Tensor:
         turn[members] = torch.arange(len(members))
     return order[turn[order].argsort(stable=True)][:n]
 
+# %% ../nbs/01_data.ipynb #a73eaf13
+def _picked(x: Tensor, rows: Tensor) -> Tensor:
+    "These images, in this order, as a new float32 array in [0,1]"
+    picked = torch.empty(len(rows), *x.shape[1:])
+    done = 0
+    for block in blocks(picked):
+        block.copy_(x[rows[done:done + len(block)]])
+        if x.dtype == torch.uint8: block.div_(255)
+        done += len(block)
+    return picked
+
+def _transformed(transform: Transform, x: Tensor) -> Tensor:
+    "The transform applied to images in their place"
+    for block in blocks(x): block.copy_(transform(block))
+    return x
+
+# %% ../nbs/01_data.ipynb #f9539cfa
+def _rows(y: Tensor, n_classes: int, val_fraction: float, seed: int, limit: int | None) -> tuple[Tensor, Tensor]:
+    "Which of the labelled images are for training, which for validation"
+    if not 0 <= val_fraction < 1: raise ValueError(f"val_fraction {val_fraction}: must be at least 0 and below 1")
+    if limit is not None and limit < n_classes:
+        raise ValueError(f"limit {limit}: must be at least one image for each of {n_classes} classes")
+    kept = torch.arange(len(y)) if limit is None or limit >= len(y) else balanced(y, limit, seeded(seed, "limit"))
+    train, val = split(y[kept], val_fraction, seeded(seed, "validation"))
+    if val_fraction and not len(val):
+        raise ValueError(f"val_fraction {val_fraction} of {len(kept)} training images is none of any class: raise it, or set 0")
+    return kept[train], kept[val]
+
 # %% ../nbs/01_data.ipynb #bca99f7f
 def make_data(
     name: str,  # what reports will call it
     raw: Raw,  # the images and labels; lists and arrays will do
     *,
     zca=False,  # ZCA whitening in place of normalisation by channel
-    val_fraction=0.1,  # share of the training set, of every class, kept for choices; in [0,1)
+    val_fraction=0.1,  # share of the training set, of every class, kept for choices; in [0,1); for raw without validation images
     seed=0,  # of the split (and of the choice under `limit`)
     device="cpu",
     limit: int | None = None,  # keep at most this many training images (before the split), balanced over the classes
@@ -234,39 +271,42 @@ def make_data(
     classes = tuple(map(str, raw.classes))
     x, y = _checked(raw.x_train, raw.y_train, len(classes), "training")
     x_test, y_test = _checked(raw.x_test, raw.y_test, len(classes), "test")
-    if x.shape[1:] != x_test.shape[1:]:
-        raise ValueError(f"training images {tuple(x.shape[1:])} but test images {tuple(x_test.shape[1:])}: must be equal")
-    if not 0 <= val_fraction < 1: raise ValueError(f"val_fraction {val_fraction}: must be at least 0 and below 1")
-    if limit is not None and limit < len(classes):
-        raise ValueError(f"limit {limit}: must be at least one image for each of {len(classes)} classes")
-    if limit is not None and limit < len(y):
-        keep = balanced(y, limit, seeded(seed, "limit"))
-        x, y = x[keep], y[keep]
-    train, val = split(y, val_fraction, seeded(seed, "validation"))
-    if val_fraction and not len(val):
-        raise ValueError(f"val_fraction {val_fraction} of {len(y)} training images is none of any class: raise it, or set 0")
+    x_val, y_val = (x, y) if raw.x_val is None else _checked(raw.x_val, raw.y_val, len(classes), "validation")
+    for part, images in (("test", x_test), ("validation", x_val)):
+        if x.shape[1:] != images.shape[1:]:
+            raise ValueError(f"training images {tuple(x.shape[1:])} but {part} images {tuple(images.shape[1:])}: must be equal")
+    train, val = _rows(y, len(classes), val_fraction if raw.x_val is None else 0, seed, limit)
+    if raw.x_val is not None: val = torch.arange(len(y_val))
     if not len(train) or len(y[train].unique()) < len(y.unique()):
         raise ValueError(f"val_fraction {val_fraction} of {len(y)} training images leaves a class none to train on: lower it")
-    xs, ys = (x[train], x[val], x_test), (y[train], y[val], y_test.clone())
+    parts = (x, y, train), (x_val, y_val, val), (x_test, y_test, torch.arange(len(y_test)))
+    xs, ys = [_picked(x, rows) for x, _, rows in parts], [y[rows] for _, y, rows in parts]
     transform = (ZCA if zca else Normalise).fit(xs[0])
-    parts = [t for pair in zip(map(transform, xs), ys, strict=True) for t in pair]
+    made_of = fingerprint(name, classes, transform.kind, *xs, *ys)
+    parts = [t for x, y in zip(xs, ys) for t in (_transformed(transform, x), y)]
     options = dict(zca=zca, val_fraction=val_fraction, seed=seed, limit=limit)
-    return ImageData(name, *parts, classes, transform, fingerprint(name, classes, transform.kind, *xs, *ys), options).to(device)
+    return ImageData(name, *parts, classes, transform, made_of, options).to(device)
 
 # %% ../nbs/01_data.ipynb #1b32ad12
 def load(
     name: str,  # one of LOADERS
-    root=None,  # folder of the data sets that are not built in
+    root=None,  # folder of the data sets that are not built in; by default MTT_NB_DATA, or ~/.cache/mtt_nb
     *,
     zca=False,
     val_fraction=0.1,
     seed=0,
     device="cpu",
     limit: int | None = None,
+    size: int | None = None,  # rows and columns to cut images to, for data sets of image files; by default their papers' size
 ) -> ImageData:
     "Load a data set by name; the options are those of `make_data`, which takes your own images"
-    if name not in LOADERS: import_module("mtt_nb.datasets")  # torchvision's
+    if name not in LOADERS:
+        for module in ("datasets", "folders"): import_module(f"mtt_nb.{module}")
     if name not in LOADERS:
         raise ValueError(f"unknown data set {name!r}: known are {', '.join(sorted(LOADERS))}; use make_data for your own images")
-    raw = LOADERS[name](None if root is None else Path(root))
-    return make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit)
+    sized = {} if size is None else {"size": size}
+    if sized and "size" not in inspect.signature(LOADERS[name]).parameters:
+        raise ValueError(f"size {size}: the images of {name} have one size; leave it out")
+    raw = LOADERS[name](None if root is None else Path(root), **sized)
+    data = make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit)
+    return replace(data, options=data.options | sized)

@@ -11,7 +11,7 @@ import torch
 from .data import Raw, loader
 
 # %% auto #0
-__all__ = ['TORCHVISION', 'data_root', 'read_parts', 'fetch', 'read']
+__all__ = ['IDX', 'TORCHVISION', 'data_root', 'published', 'read_parts', 'fetch', 'read']
 
 # %% ../nbs/01_datasets.ipynb #b68d150e
 def data_root(
@@ -23,24 +23,38 @@ def data_root(
     return path
 
 # %% ../nbs/01_datasets.ipynb #6ff9d6cb
-TORCHVISION = {  # our name -> torchvision's class, and what it reads in the root
-    "mnist": ("MNIST", "MNIST/raw"), "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
-    "svhn": ("SVHN", "train_32x32.mat"), "cifar10": ("CIFAR10", "cifar-10-batches-py"),
-    "cifar100": ("CIFAR100", "cifar-100-python")}
+IDX = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+TORCHVISION = {  # our name -> torchvision's class, and what it reads in the root: a folder and its files
+    "mnist": ("MNIST", "MNIST/raw", IDX), "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", IDX),
+    "svhn": ("SVHN", "", ("train_32x32.mat", "test_32x32.mat")),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")),
+    "cifar100": ("CIFAR100", "cifar-100-python", ("train", "test", "meta"))}
 
+def published(cls) -> dict[str, str]:
+    "The MD5 sums that a class of torchvision knows, by file name"
+    if hasattr(cls, "split_list"): return {name: md5 for _, name, md5 in cls.split_list.values()}
+    if hasattr(cls, "meta"): return dict([*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])])
+    return {}
+
+# %% ../nbs/01_datasets.ipynb #9856f82b
 def read_parts(name: str, root: Path, download: bool) -> list:
-    "Torchvision's training and test set; FileNotFoundError that says what belongs where, ValueError for damaged files"
+    "Torchvision's training and test set; FileNotFoundError that says what belongs where, ValueError that names damaged files"
     from torchvision import datasets
-    class_name, place = TORCHVISION[name]
-    there, how = root / place, f"put torchvision's files at {root / place}"
+    from torchvision.datasets.utils import check_integrity
+    class_name, folder, files = TORCHVISION[name]
+    cls, place = getattr(datasets, class_name), root / folder
     which = [{"split": s} if name == "svhn" else {"train": s == "train"} for s in ("train", "test")]
-    try: return [getattr(datasets, class_name)(root, download=download, **w) for w in which]
-    except (RuntimeError, OSError) as e:  # RuntimeError: missing, or not of the right checksum
-        if download: raise OSError(f"{name} could not be downloaded to {root}: {e}; {how}") from None
-        if isinstance(e, OSError): raise
-        if there.exists(): raise ValueError(f"{there} is damaged or incomplete: remove it and fetch it again") from None
-    raise FileNotFoundError(f"no {name} in {root}: {how}, give another root, set MTT_NB_DATA, "
-                            f"or download them with mtt_nb.datasets.fetch({name!r})")
+    absent = [f for f in files if not (place / f).is_file()]
+    if absent and not download:
+        raise FileNotFoundError(f"no {name} in {root}: put {', '.join(absent)} into {place}, give another root, set MTT_NB_DATA, "
+                                f"or download them with mtt_nb.datasets.fetch({name!r})")
+    try: return [cls(root, download=download, **w) for w in which]
+    except (RuntimeError, AssertionError, LookupError, ValueError, OSError) as e:  # not of the right checksum, or no such file
+        if isinstance(e, PermissionError): raise
+        if download: raise OSError(f"could not download {name} to {root} ({e}): put {', '.join(files)} into {place}") from None
+        wrong = [f for f, md5 in published(cls).items() if f in files and not check_integrity(place / f, md5)] or files
+        raise ValueError(f"damaged in {place}: {', '.join(wrong)} ({e or 'wrong checksum or length'}); "
+                         "remove what is damaged and fetch it again") from None
 
 # %% ../nbs/01_datasets.ipynb #1793f53a
 def fetch(

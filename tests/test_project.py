@@ -70,14 +70,14 @@ def test_readme_is_up_to_date(tmp_path):
 
 
 METHOD = {"torch", "numpy", "safetensors", "mtt_nb"}
-ORDER = ["data", "datasets", "augment", "models", "speed", "experts", "unroll", "matching", "settings", "synthetic", "distill", "evaluate"]
+ORDER = ["data", "datasets", "folders", "augment", "models", "speed", "experts", "unroll", "matching", "settings", "synthetic", "distill", "evaluate"]
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_method_layer_imports_upwards_only(name):
     "A module of the method needs torch, numpy and safetensors, and only modules that come before it in the book"
     source = (ROOT / "mtt_nb" / f"{name}.py").read_text()
-    allowed = METHOD | ({"torchvision", "sklearn", "PIL"} if name in ("data", "datasets") else {"PIL"} if name == "synthetic" else set())
+    allowed = METHOD | ({"torchvision", "sklearn", "PIL"} if name in ("data", "datasets", "folders") else {"PIL"} if name == "synthetic" else set())
     for node in ast.walk(ast.parse(source)):
         names = [a.name for a in getattr(node, "names", [])] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom): names = [node.module]
