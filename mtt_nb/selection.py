@@ -12,7 +12,7 @@ from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
 from .models import FlatModel, build
-from .synthetic import SyntheticSet, choose_per_class, describe, random_selection
+from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, the third of them
 
 # %% auto #0
 __all__ = ['herd', 'Watching', 'penultimate', 'per_class', 'selected', 'herding', 'forgetting_events', 'watch', 'forgetting']
@@ -117,7 +117,9 @@ def forgetting(
     watching: Watching = Watching(),
 ) -> SyntheticSet:
     "Of every class the images that are forgotten most often, those never learned first; of equals, the one of larger loss"
-    right, losses = watch(data, FlatModel(build(**network)).to(data.device), seeded(seed, "forgetting", device=data.device), watching)
+    model = FlatModel(build(**network)).to(data.device)
+    right, losses = watch(data, model, seeded(seed, "forgetting", device=data.device), watching)
     events, rank = forgetting_events(right), losses.argsort().argsort() / len(losses)  # below 1: it only parts equals
     score = torch.nan_to_num(events, posinf=watching.epochs) + rank
-    return selected(data, per_class(data, ipc, lambda m: score[m].argsort(descending=True)), "forgetting", network, augment, lr, seed)
+    pick = per_class(data, ipc, lambda m: score[m].argsort(descending=True))
+    return selected(data, pick, "forgetting", network, augment, lr, seed)
