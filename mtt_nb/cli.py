@@ -26,7 +26,7 @@ from .experts import ExpertBuffer, record_experts
 from .methods import METHODS, find_method
 from .models import NETWORKS, FlatModel, build
 from .run import Protocol, Stopped, distil, judge, write_report
-from .settings import PRESETS, Preset
+from .settings import Preset
 from .synthetic import SyntheticSet, choose_per_class
 
 # %% auto #0
@@ -51,8 +51,8 @@ def find_preset(name: str, method: str = "mtt") -> Preset:
     "The preset called `DATA-ipcN` of a method"
     known = {f"{data}-ipc{ipc}": preset for (data, ipc), preset in find_method(method).presets.items()}
     if name not in known:
-        raise ValueError(f"no preset {name!r} of {method}: there are {', '.join(known)}; name one with --preset and change what you need "
-                         "with the other options")
+        raise ValueError(f"no preset {name!r} of {method}: there are {', '.join(known)}; name one with --preset and change what "
+                         "you need with the other options")
     return known[name]
 
 def given(**options) -> dict:
