@@ -22,6 +22,7 @@ def _digits(config) -> Preset:
 
 _shared = dict(lr_teacher=0.05, batch_real=64)
 _augmented = dict(_shared, augment="crop_scale_rotate")
+_turns = dict(lr_img=0.1, outer_steps=5, outer_change=0.1)  # so that CAFE sees several networks in a hundred steps
 
 # %% ../nbs/24_methods.ipynb #7db9c809
 class Method(NamedTuple):
@@ -35,8 +36,8 @@ METHODS: dict[str, Method] = {
     "dc": Method(DC, {("digits", 1): _digits(DCConfig(**_shared, lr_img=0.1, iterations=150))}),
     "dsa": Method(DC, {("digits", 1): _digits(DCConfig(**_augmented, lr_img=0.1, iterations=150))}),
     "dm": Method(DM, {("digits", 1): _digits(DMConfig(**_augmented, lr_img=1.0, iterations=400))}),
-    "cafe": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_shared, lr_img=0.1, iterations=100))}),
-    "cafe-dsa": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_augmented, lr_img=0.1, iterations=100))}),
+    "cafe": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_shared, **_turns, iterations=100))}),
+    "cafe-dsa": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_augmented, **_turns, iterations=100))}),
 }
 
 def find_method(name: str) -> Method:
