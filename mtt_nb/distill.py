@@ -4,29 +4,24 @@
 
 # %% ../nbs/07_distill.ipynb #62713e8f
 from __future__ import annotations
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from .augment import DSA
 from .data import ImageData, seeded
-from .experts import ExpertBuffer, Segment, load_tensors, save_tensors
+from .distiller import Distiller, Diverged, JsonLines, State, image_step, load_checkpoint, save_checkpoint  # noqa: F401
+from .experts import ExpertBuffer, Segment
 from .matching import matching_loss
 from .models import FlatModel, better_together
-from .settings import PRESETS, MTTConfig  # noqa: F401, PRESETS belong to this module too
+from .settings import PRESETS, MTTConfig  # noqa: F401, names that users look for here
 from .speed import tf32
-from .synthetic import SyntheticSet, describe, differences, require_same_data, starting_images
+from .synthetic import SyntheticSet, require_same_data  # noqa: F401
 from .unroll import unroll
 
 # %% auto #0
-__all__ = ['minibatches', 'change_lr', 'Draw', 'stacked', 'State', 'Diverged', 'image_step', 'require_same_run',
-           'experts_network', 'update', 'diverged', 'MTT', 'save_checkpoint', 'load_checkpoint', 'JsonLines']
+__all__ = ['minibatches', 'change_lr', 'Draw', 'stacked', 'experts_network', 'update', 'diverged', 'MTT']
 
 # %% ../nbs/07_distill.ipynb #15f6e50e
 def minibatches(
@@ -62,59 +57,6 @@ def stacked(draws: list[Draw]) -> Draw:
     params = {name: torch.stack([d.params[name] for d in draws], 1) for name in draws[0].params}
     return Draw(segment, torch.stack([d.batches for d in draws], 1), params)
 
-@dataclass(frozen=True, eq=False)
-class State:
-    "One meta-step: what was tried, and how far from the target it led"
-    step: int  # from 1
-    loss: float  # the matching loss of `images` and `lr`
-    lr: float  # the student's learning rate in this step
-    draw: Draw | None  # the segment, minibatches and augmentations of the step; of several, the first
-    images: Tensor  # the synthetic images that this loss is of [n,C,H,W]
-    labels: Tensor
-    grad: Tensor  # of the loss with respect to the images [n,C,H,W]
-    seconds: float  # that the step took
-    _path: Callable[[], Tensor]
-
-    @property
-    def segment(self) -> Segment | None:
-        "The expert, the start and the target"
-        return self.draw and self.draw.segment
-
-    @property
-    def path(self) -> Tensor:
-        "The student's parameters [N+1,P], from the start to its end: at hand for the latest state, computed again for older ones"
-        return self._path()
-
-class Diverged(ValueError):
-    "A meta-step whose loss or update is not finite; images and learning rate are those of before"
-
-# %% ../nbs/07_distill.ipynb #db739d34
-def image_step(
-    config: MTTConfig,
-    grad: Tensor,  # of the loss with respect to the images
-    moments: dict[str, Tensor],  # what the optimiser remembers: {} at first
-) -> tuple[Tensor, dict[str, Tensor]]:  # what to subtract from the images, and what to remember next
-    "One step of SGD with momentum, or of Adam (Kingma and Ba 2015) with its usual constants 0.9, 0.999 and 1e-8"
-    if config.optimizer == "sgd":
-        velocity = config.momentum * moments.get("velocity", 0) + grad
-        return config.lr_img * velocity, dict(velocity=velocity)
-    zero = torch.zeros_like(grad)
-    count = int(moments.get("count", 0)) + 1
-    first = 0.9 * moments.get("first", zero) + 0.1 * grad
-    second = 0.999 * moments.get("second", zero) + 0.001 * grad**2
-    step = config.lr_img * first / (1 - 0.9**count) / ((second / (1 - 0.999**count)).sqrt() + 1e-8)
-    return step, dict(first=first, second=second, count=torch.tensor(count))
-
-# %% ../nbs/07_distill.ipynb #955c59b8
-def require_same_run(
-    there: str,  # JSON of all that the stored run depends on
-    here: str,  # and of the run that wants to go on from it
-) -> None:
-    "ValueError that names what differs"
-    if there == here: return
-    differ = differences(json.loads(there), json.loads(here))
-    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
-
 # %% ../nbs/07_distill.ipynb #90d99c87
 def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | None) -> FlatModel:
     "The network of the experts, on the device of the data; ValueError where experts, data and network do not belong together"
@@ -147,8 +89,11 @@ def diverged(step: int, segment: Segment, loss: Tensor, lr: Tensor, config: MTTC
                     f"or set skip_nonfinite")
 
 # %% ../nbs/07_distill.ipynb #f19f94fb
-class MTT:
+class MTT(Distiller):
     "Dataset distillation by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)"
+    method = "mtt"
+    knobs = ("lr_img", "lr_lr", "syn_steps", "expert_epochs", "max_start_epoch", "batch_syn")
+
     def __init__(
         self,
         config: MTTConfig,
@@ -156,24 +101,16 @@ class MTT:
         buffer: ExpertBuffer,
         model: FlatModel | None = None,  # needed where `build` does not know the experts' network
     ):
-        self.config, self.data, self.buffer, self.model = config, data, buffer, experts_network(data, buffer, model)
-        self.augment = DSA(config.augment, mode=config.augment_mode)
-        self.generator = seeded(config.seed, "distill", device=data.device)
-        self.images, self.labels = starting_images(data, config.ipc, config.pix_init, self.generator)
-        self.lr, self.moments = torch.tensor(config.lr_teacher, device=data.device), {}
-        self.steps = 0
+        self.buffer = buffer
         self._latest: list[Tensor] = []  # the latest path, in a list that its state shares
-        self.change()
+        super().__init__(config, data, experts_network(data, buffer, model))
 
-    def change(self, **settings) -> None:
-        "Other settings from the next meta-step on: lr_img, lr_lr, syn_steps, expert_epochs, max_start_epoch, batch_syn"
-        fixed = set(settings) - {"lr_img", "lr_lr", "syn_steps", "expert_epochs", "max_start_epoch", "batch_syn"}
-        if fixed: raise ValueError(f"{', '.join(sorted(fixed))} cannot change during a run: begin a new one")
-        config, n = replace(self.config, **settings), len(self.labels)
+    def check(self, config: MTTConfig) -> None:
+        "ValueError where a minibatch is larger than the set, or a segment longer than the experts; now, not in some later step"
+        n = len(self.labels)
         if (config.batch_syn or n) > n:
             raise ValueError(f"batch_syn {config.batch_syn}: must be at most {n}, the number of synthetic images")
-        self.buffer.segment(seeded(0), config.max_start_epoch, config.expert_epochs)  # an error now, not in some later step
-        self.config = config
+        self.buffer.segment(seeded(0), config.max_start_epoch, config.expert_epochs)
 
     def draw(self, segment: Segment | None = None) -> Draw:
         "A segment (or the given one), minibatches and augmentations for one meta-step"
@@ -221,71 +158,7 @@ class MTT:
         seconds = time.perf_counter() - began
         return State(self.steps, loss.item(), lr.item(), draws[0], images.detach(), self.labels, grad, seconds, path_of_state)
 
-    def __iter__(self) -> Iterator[State]:
-        "Meta-steps up to `config.iterations`, counted from the beginning of the run"
-        while self.steps < self.config.iterations: yield self.step()
-
     @property
-    def synthetic(self) -> SyntheticSet:
-        "The images, labels and learning rate as they are now"
-        c = self.config
-        run = dict(method="mtt", step=self.steps, config=asdict(c), ipc=c.ipc, seed=c.seed)
-        meta = describe(self.data, self.model.spec, self.augment, **run)
-        return SyntheticSet(self.images.clone(), self.labels, self.lr.item(), meta, self.data.transform)
-
-    @property
-    def identity(self) -> str:
-        "JSON of all that the run depends on: everything but how long to go on"
-        experts = {f"experts.{k}": v for k, v in self.buffer.meta.items()} | {"experts.n": len(self.buffer)}
-        return json.dumps(dict(asdict(self.config), iterations=None, method="mtt", **experts), sort_keys=True)
-
-    def state_dict(self) -> dict:
-        "All that a run needs to go on exactly: tensors, and the identity of the run"
-        moments = {f"moments.{k}": v for k, v in self.moments.items()}
-        return dict(images=self.images.clone(), lr=self.lr, steps=torch.tensor(self.steps), generator=self.generator.get_state(),
-                    identity=self.identity, **moments)
-
-    def load_state_dict(self, state: dict) -> None:
-        "Go on from `state_dict()` of a run with the same settings, data and experts; ValueError otherwise"
-        require_same_run(state["identity"], self.identity)
-        def here(t): return t.to(self.data.device).clone()
-        self.images, self.lr, self.steps = here(state["images"]), here(state["lr"]), int(state["steps"])
-        self.moments = {k.removeprefix("moments."): here(v) for k, v in state.items() if k.startswith("moments.")}
-        self.generator.set_state(state["generator"].cpu())
-
-# %% ../nbs/07_distill.ipynb #c71b79dc
-def save_checkpoint(path: Path | str, distiller) -> None:
-    "Write `distiller.state_dict()` as one safetensors file, whole or not at all"
-    state = distiller.state_dict()
-    texts = {k: v for k, v in state.items() if isinstance(v, str)}
-    save_tensors(path, "checkpoint", {k: v for k, v in state.items() if k not in texts}, {"texts": texts})
-
-def load_checkpoint(path: Path | str, distiller) -> None:
-    "Let a distiller of the same settings go on from the file"
-    tensors, meta = load_tensors(path, "checkpoint")
-    try: distiller.load_state_dict(tensors | meta["texts"])
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
-
-# %% ../nbs/07_distill.ipynb #f868da77
-class JsonLines:
-    "An observer that writes every state as one line of JSON; a run that goes on from step k first drops the lines after k"
-    def __init__(self, path: Path | str, after_step=0):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self.read(self.path) if line["step"] <= after_step] if after_step else []
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, self.path)
-    @staticmethod
-    def read(path: Path | str) -> list[dict]:
-        "The lines of a log as dictionaries; a last line cut short by a crash is left out"
-        lines = Path(path).read_text().split("\n") if Path(path).exists() else []
-        return [json.loads(line) for line in lines[:-1]]
-    def write(self, **entry) -> None:
-        "Append one line; it must have a `step`"
-        entry = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
-        with open(self.path, "a") as f: f.write(json.dumps(entry, allow_nan=False) + "\n")
-    def __call__(self, state: State) -> None:
-        s = state.segment
-        where = dict(expert=s.expert, epoch=s.epoch) if s else {}
-        self.write(step=state.step, loss=state.loss, lr=state.lr, **where, seconds=round(state.seconds, 6))
+    def made_from(self) -> dict:
+        "The experts, which know their data and network"
+        return {f"experts.{k}": v for k, v in self.buffer.meta.items()} | {"experts.n": len(self.buffer)}

@@ -26,7 +26,7 @@ from .speed import fast, tf32
 
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
-           'read_meta', 'load_tensors', 'Segment', 'ExpertBuffer', 'record_experts']
+           'read_meta', 'load_tensors', 'Segment', 'ExpertBuffer', 'require_network', 'record_experts']
 
 # %% ../nbs/04_experts.ipynb #7c72e989
 def epoch_batches(
@@ -290,7 +290,7 @@ class ExpertBuffer(_Recording):
         return self.at(draw(len(self)), draw(max_start), span)
 
 # %% ../nbs/04_experts.ipynb #90e33598
-def _check_network(model: FlatModel, data: ImageData) -> None:
+def require_network(model: FlatModel, data: ImageData) -> None:
     "ValueError if the network does not take the images, or gives another number of classes"
     try: got = model(model.init(seeded(0, device=data.device)), data.x_train[:1]).shape
     except RuntimeError as e: raise ValueError(f"{model} does not take images of {data.name}, {data.shape}: {e}") from None
@@ -347,7 +347,7 @@ def record_experts(
     _check_folder(path, headers, settings, resume)
     missing = {i for i in range(n) if _file(path, i) not in headers}
     if missing:
-        _check_network(model, data)
+        require_network(model, data)
         for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
         _check_writable(path)
     step = (fast if compile else partial)(sgd_step, model)

@@ -9,50 +9,60 @@ from typing import NamedTuple
 from .augment import DSA
 
 # %% auto #0
-__all__ = ['PRESETS', 'MTTConfig', 'Preset']
+__all__ = ['PRESETS', 'require', 'Config', 'MTTConfig', 'Preset']
 
 # %% ../nbs/06_settings.ipynb #13c99a3c
-def _require(holds: bool, name: str, value, what: str) -> None:
+def require(holds: bool, name: str, value, what: str) -> None:
+    "ValueError unless a setting is what it must be"
     if not holds: raise ValueError(f"{name} {value!r}: must be {what}")
 
 @dataclass(frozen=True)
-class MTTConfig:
-    "The settings of Algorithm 1, by the names of the published code"
+class Config:
+    "The settings that every method has, by the names of the published code"
     ipc: int = 1  # images per class
     iterations: int = 5000  # meta-steps
+    lr_img: float = 10.0  # step size of the images
+    lr_teacher: float = 0.01  # the learning rate to train networks with on the images; a method may learn it from here on
+    pix_init: str = "real"  # or "noise"
+    optimizer: str = "sgd"  # of the images: "sgd" with `momentum`, as published, or "adam"
+    momentum: float = 0.5
+    augment: str = "color_crop_cutout_flip_scale_rotate"
+    augment_mode: str = "one"
+    skip_nonfinite: bool = False  # leave out a meta-step whose gradient is not finite, instead of stopping
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("ipc", "iterations", "lr_img", "lr_teacher"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name, allowed in dict(pix_init=("real", "noise"), optimizer=("sgd", "adam")).items():
+            require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        DSA(self.augment, mode=self.augment_mode)
+
+@dataclass(frozen=True)
+class MTTConfig(Config):
+    "The settings of Algorithm 1"
     syn_steps: int = 20  # N: student steps
     expert_epochs: int = 2  # M: epochs from start to target
     max_start_epoch: int = 10  # T+: starts are drawn below it
-    lr_img: float = 10.0  # step size of the images
-    lr_lr: float = 1e-5  # step size of the student's learning rate
-    lr_teacher: float = 0.01  # the student's learning rate at first
+    lr_lr: float = 1e-5  # step size of the student's learning rate, which begins as `lr_teacher`
     batch_syn: int | None = None  # synthetic images in a student step; all of them by default
-    pix_init: str = "real"  # or "noise"
-    optimizer: str = "sgd"  # of the images: "sgd" with `momentum`, as published, or "adam"
-    momentum: float = 0.5  # of the images and of the learning rate
     student_momentum: float = 0.0
-    augment: str = "color_crop_cutout_flip_scale_rotate"
-    augment_mode: str = "one"
     segments_per_step: int = 1  # K: a meta-step goes down the mean gradient of so many segments
     memory: str = "constant"  # of `unroll`
     compile: bool = False  # of `unroll`
     path_device: str | None = None  # of `unroll`
     allow_tf32: bool = False  # let a GPU round factors to TF32
-    skip_nonfinite: bool = False  # leave out a meta-step whose gradient is not finite, instead of stopping
-    seed: int = 0
 
     def __post_init__(self):
-        for name in ("ipc", "iterations", "syn_steps", "expert_epochs", "max_start_epoch", "lr_img", "lr_teacher",
-                     "segments_per_step"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        _require(self.lr_lr >= 0, "lr_lr", self.lr_lr, "at least 0")
-        _require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
-        for name, allowed in dict(pix_init=("real", "noise"), optimizer=("sgd", "adam"), memory=("constant", "full")).items():
-            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
-        for name in ("momentum", "student_momentum"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        _require(not (self.compile and self.memory == "full"), "compile", self.compile, "False with memory='full'")
-        DSA(self.augment, mode=self.augment_mode)
+        super().__post_init__()
+        for name in ("syn_steps", "expert_epochs", "max_start_epoch", "segments_per_step"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require(self.lr_lr >= 0, "lr_lr", self.lr_lr, "at least 0")
+        require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
+        require(self.memory in ("constant", "full"), "memory", self.memory, "one of constant, full")
+        require(0 <= self.student_momentum < 1, "student_momentum", self.student_momentum, "at least 0 and below 1")
+        require(not (self.compile and self.memory == "full"), "compile", self.compile, "False with memory='full'")
 
     @property
     def last_epoch(self) -> int:
