@@ -59,7 +59,7 @@ class MTTConfig:
         "T+ - 1 + M: the last expert epoch that a segment can reach; no later one need be recorded"
         return self.max_start_epoch - 1 + self.expert_epochs
 
-# %% ../nbs/06_settings.ipynb #46f361e5
+# %% ../nbs/06_settings.ipynb #22ad3c39
 class Preset(NamedTuple):
     "Everything a run needs: the network, how to record its experts, and the settings of Algorithm 1"
     network: dict  # name and options for `build`
@@ -70,7 +70,7 @@ class Preset(NamedTuple):
     source: str = ""
     limit: int | None = None  # training images to use; by default all
 
-# %% ../nbs/06_settings.ipynb #890cd923
+# %% ../nbs/06_settings.ipynb #eb07cd8f
 _COMMANDS = [  # data set, ipc, N, M, T+, lr_img, lr_lr, lr_teacher, batch_syn, zca, depth of the ConvNet
     ("cifar10",       1,  50, 2, 2,  100,     1e-7, 0.01,  None, True,  3),
     ("cifar10",       10, 30, 2, 20, 100,     1e-5, 0.001, None, True,  3),
@@ -86,7 +86,7 @@ for _name in SUBSETS:
     _COMMANDS += [(_name, 1,  20, 2, 10, 100_000, 1e-6, 0.01, None, False, 5),
                   (_name, 10, 20, 2, 10, 100_000, 1e-6, 0.01, 20,   False, 5)]
 
-# %% ../nbs/06_settings.ipynb #76167484
+# %% ../nbs/06_settings.ipynb #1dd0a8b4
 _DOUBTS = {
     ("cifar10", 1): "; TESLA, and a log of 2026 that reached 45.8 %, took lr_img 1000",
     ("cifar10", 10): "; lr_img in the README of MTT is a typo, says its issue 31, where 100 and 1000 worked; "
@@ -106,7 +106,7 @@ def _published(data, ipc, n, m, t, lr_img, lr_lr, lr_teacher, batch_syn, zca, de
                   experts=dict(n=100, epochs=config.last_epoch, lr=0.01, batch_size=256, compile=True),
                   source=f"MTT's authors, in dc_benchmark's methods/tm/readme.md{_DOUBTS.get((data, ipc), '')}")
 
-# %% ../nbs/06_settings.ipynb #4acb6276
+# %% ../nbs/06_settings.ipynb #9438ba38
 def _digits(ipc, max_start, **options) -> Preset:
     "Settings for the digits, found on their validation images"
     return Preset(
@@ -116,25 +116,26 @@ def _digits(ipc, max_start, **options) -> Preset:
         evaluation=dict(epochs=200, eval_every=30, val_nets=5, full_epochs=8, batch_size=64),
         source="search on validation images")
 
-def _small(augment) -> Preset:
-    "Settings for 28x28 on a CPU, found on the validation images of Fashion-MNIST"
-    config = MTTConfig(ipc=1, iterations=600, syn_steps=15, expert_epochs=2, max_start_epoch=3, lr_img=30, lr_lr=1e-4,
-                       lr_teacher=0.03, augment=augment, compile=True)
+def _small(augment, **options) -> Preset:
+    "Settings for 28x28 on a CPU, found on the validation images"
+    config = MTTConfig(ipc=1, iterations=400, augment=augment, compile=True, **options)
     return Preset(network=dict(name="convnet", width=32, depth=3), config=config, limit=10_000,
-                  experts=dict(n=12, epochs=config.last_epoch, lr=0.03, batch_size=128, compile=True),
-                  evaluation=dict(epochs=300, eval_every=100, full_epochs=5), source="search on validation images")
+                  experts=dict(n=10, epochs=config.last_epoch, lr=0.03, batch_size=128, compile=True),
+                  evaluation=dict(epochs=300, eval_every=100, full_epochs=3), source="search on validation images")
 
-# %% ../nbs/06_settings.ipynb #3ae71330
+# %% ../nbs/06_settings.ipynb #fdbc43ad
 PRESETS: dict[tuple[str, int], Preset] = {  # by data set and images per class
     ("digits", 1): _digits(1, 10, iterations=60),
     ("digits", 5): _digits(5, 12, iterations=60, batch_syn=25),
     ("digits", 10): _digits(10, 14, iterations=90, batch_syn=25),
-    ("mnist", 1): _small("crop_scale_rotate"),
-    ("fashion-mnist", 1): _small("color_crop_cutout_flip_scale_rotate"),
+    ("mnist", 1): _small("crop_scale_rotate", syn_steps=20, expert_epochs=2, max_start_epoch=3, lr_img=300, lr_lr=1e-4,
+                         lr_teacher=0.08),
+    ("fashion-mnist", 1): _small("color_crop_cutout_flip_scale_rotate", syn_steps=15, expert_epochs=2, max_start_epoch=3,
+                                 lr_img=500, lr_lr=1e-4, lr_teacher=0.05),
     **{(data, ipc): _published(data, ipc, *rest) for data, ipc, *rest in _COMMANDS},
 }
 
-# %% ../nbs/06_settings.ipynb #72fad4be
+# %% ../nbs/06_settings.ipynb #d689a5b6
 def find_preset(
     name: str,  # as "digits-ipc1"
 ) -> Preset:
