@@ -118,7 +118,7 @@ def _digits(ipc, max_start, **options) -> Preset:
 
 def _small(augment, **options) -> Preset:
     "Settings for 28x28 on a CPU, found on the validation images"
-    config = MTTConfig(ipc=1, iterations=400, augment=augment, compile=True, **options)
+    config = MTTConfig(ipc=1, augment=augment, compile=True, **options)
     return Preset(network=dict(name="convnet", width=32, depth=3), config=config, limit=10_000,
                   experts=dict(n=10, epochs=config.last_epoch, lr=0.03, batch_size=128, compile=True),
                   evaluation=dict(epochs=300, eval_every=100, full_epochs=3), source="search on validation images")
@@ -128,10 +128,10 @@ PRESETS: dict[tuple[str, int], Preset] = {  # by data set and images per class
     ("digits", 1): _digits(1, 10, iterations=60),
     ("digits", 5): _digits(5, 12, iterations=60, batch_syn=25),
     ("digits", 10): _digits(10, 14, iterations=90, batch_syn=25),
-    ("mnist", 1): _small("crop_scale_rotate", syn_steps=20, expert_epochs=2, max_start_epoch=3, lr_img=300, lr_lr=1e-4,
-                         lr_teacher=0.08),
-    ("fashion-mnist", 1): _small("color_crop_cutout_flip_scale_rotate", syn_steps=15, expert_epochs=2, max_start_epoch=3,
-                                 lr_img=500, lr_lr=1e-4, lr_teacher=0.05),
+    ("mnist", 1): _small("crop_scale_rotate", iterations=800, syn_steps=20, expert_epochs=2, max_start_epoch=3, lr_img=300,
+                         lr_lr=1e-4, lr_teacher=0.08),
+    ("fashion-mnist", 1): _small("color_crop_cutout_flip_scale_rotate", iterations=400, syn_steps=15, expert_epochs=2,
+                                 max_start_epoch=3, lr_img=500, lr_lr=1e-4, lr_teacher=0.05),
     **{(data, ipc): _published(data, ipc, *rest) for data, ipc, *rest in _COMMANDS},
 }
 
