@@ -16,13 +16,16 @@ import torch
 from . import __version__
 from .data import ImageData
 from .distill import JsonLines, load_checkpoint, save_checkpoint
-from .evaluate import Evaluation, evaluate, full_set
+from .evaluate import Evaluation, accuracies, evaluate, full_set, train_networks
 from .history import History, Recorder
+from .models import FlatModel, build
 from .plots import plot_accuracies, plot_curves, plot_images
+from .published import markdown_table
+from .speed import tf32
 from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
-__all__ = ['REPORT', 'Protocol', 'StopRequest', 'Stopped', 'best_validation', 'go_on', 'distil', 'judge', 'made_with',
+__all__ = ['REPORT', 'Protocol', 'look', 'StopRequest', 'Stopped', 'best_validation', 'go_on', 'distil', 'judge', 'made_with',
            'accuracy_rows', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
@@ -36,10 +39,23 @@ class Protocol:
     full_epochs: int = 50  # epochs on the full training set, which takes many more steps an epoch
     batch_size: int = 256  # images in a batch of all these trainings
     seed: int = 0
+    test_too: bool = False  # at every validation, for the paper's maximum; it chooses nothing
 
     def options(self, **other) -> dict:
         "Those of `evaluate`"
         return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed) | other
+
+# %% ../nbs/39_run.ipynb #10f6c73a
+def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol) -> dict[str, float]:
+    "What a validation logs: mean and spread on the validation images and, if asked, of the same networks on the test images"
+    model = FlatModel(build(**synthetic.meta["network"])).to(data.device)
+    options, seen = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}
+    with tf32(False):  # as `evaluate`
+        thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, **options)
+        for split in ("val", "test") if protocol.test_too else ("val",):
+            e = Evaluation(tuple(accuracies(model, thetas, *data.part(split)).tolist()), split)
+            seen |= {f"{split}_accuracy": round(e.mean, 6), f"{split}_std": round(e.std, 6)}
+    return seen
 
 # %% ../nbs/39_run.ipynb #6b90f0b6
 class StopRequest:
@@ -95,10 +111,9 @@ def distil(
             for observer in (log, recorder, *observers): observer(state)
             last = distiller.steps == total
             if last or distiller.steps % protocol.eval_every == 0:
-                result = evaluate(distiller.synthetic, data, **protocol.options(nets=protocol.val_nets))
-                entry = dict(step=distiller.steps, val_accuracy=round(result.mean, 6), val_std=round(result.std, 6))
+                entry = dict(step=distiller.steps, **look(distiller.synthetic, data, protocol))
                 log.write(**entry)
-                recorder.measured(distiller.steps, result.mean)
+                recorder.measured(distiller.steps, entry["val_accuracy"])
                 if best is None or entry["val_accuracy"] >= best["val_accuracy"]:
                     best = entry
                     distiller.synthetic.save(out / "distilled.safetensors")
@@ -139,10 +154,6 @@ def judge(
     return {name: Evaluation(tuple(a), "test") for name, a in stored["accuracies"].items()}
 
 # %% ../nbs/39_run.ipynb #2bf4cc49
-def _table(rows: Iterable[tuple]) -> str:
-    first, *rest = [" | ".join(map(str, row)) for row in rows]
-    return "\n".join(f"| {line} |" for line in [first, " | ".join(["---"] * (first.count(" | ") + 1)), *rest])
-
 def made_with(device: torch.device) -> dict:
     "The machine and the versions"
     return {"device": device, "threads": torch.get_num_threads(), "machine": platform.machine(),
@@ -162,9 +173,9 @@ REPORT = """# {data}: {n} images by {method}
 ![The distilled images](images.png)
 
 {accuracies}
-
+{beside}
 Mean ± standard deviation over {nets} networks that differ in their seed. The set is that of meta-step {best[step]}, the best
-on the validation images ({best[val_accuracy]:.3f} with {val_nets} networks); the test images were used for this table alone.
+on the validation images ({best[val_accuracy]:.3f} with {val_nets} networks); the test images {tested}.
 Small sets: {epochs} epochs; full data: {full_epochs} epochs; batches of at most {batch_size}. The random selection has the same
 size, labels and augmentation, and the learning rate from which the distillation started.
 
@@ -191,6 +202,7 @@ def write_report(
     results: dict[str, Evaluation],
     out: Path | str,  # the run folder, with its log
     protocol: Protocol = Protocol(),
+    beside="",  # Markdown to put below the table
 ) -> Path:  # report.md
     "Write `report.md` and its pictures into the run folder"
     out, meta, log = Path(out), synthetic.meta, JsonLines.read(Path(out) / "log.jsonl")
@@ -202,8 +214,11 @@ def write_report(
                 "student lr learned": f"{synthetic.lr:.5g}"}
     text = REPORT.format(
         n=len(synthetic), data=meta["data"], method=meta["method"], best=best_validation(log), **asdict(protocol),
-        accuracies=_table(accuracy_rows(synthetic, data, results)), settings=_table([("setting", "value"), *settings.items()]),
-        where=_table([("what", "which"), *made_with(data.device).items()]),
+        beside=beside and f"\n{beside}\n",
+        tested="chose nothing, but were looked at in the run" if protocol.test_too else "were used for this table alone",
+        accuracies=markdown_table(accuracy_rows(synthetic, data, results)),
+        settings=markdown_table([("setting", "value"), *settings.items()]),
+        where=markdown_table([("what", "which"), *made_with(data.device).items()]),
         steps=len(seconds), seconds=sum(seconds), each=sum(seconds) / len(seconds))
     (out / "report.md").write_text(text, encoding="utf-8")
     return out / "report.md"

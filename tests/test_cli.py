@@ -92,6 +92,23 @@ def test_a_killed_distillation_goes_on(folder, lines):
     assert same_result(folder / "run", out)
 
 
+def test_a_reproduction_killed_at_each_of_its_stages_goes_on(tmp_path):
+    "In the experts, in the distillation, and between the tests: the same command ends as one that was never killed"
+    command = ["reproduce", "digits", "--n", 2, "--iterations", 6, "--eval-every", 3, "--limit", 300, "--device", "cpu"]
+    assert run(*command, "--out", "whole", cwd=tmp_path).returncode == 0
+    out = tmp_path / "killed"
+    stages = [lambda: (out / "experts/expert_0000.safetensors").exists(), lambda: len(JsonLines.read(out / "log.jsonl")) >= 2,
+              lambda: (out / "results.json").exists()]
+    for stage in stages:
+        assert killed([*command, "--out", out], tmp_path, stage)
+        assert not (out / "report.md").exists()
+    assert run(*command, "--out", out, cwd=tmp_path).returncode == 0
+    assert same_result(tmp_path / "whole", out)
+    assert (out / "results.json").read_text() == (tmp_path / "whole/results.json").read_text()
+    for text in (f.read_text() for f in (out / "report.md", tmp_path / "whole/report.md")):
+        assert "highest of 2 looks" in text and "a trial and no reproduction" in text and "limit: None there, 300 here" in text
+
+
 def test_more_iterations_go_on_from_the_end(folder):
     for more in (9, 14):
         assert run(*SHORT, "--experts", "experts", "--iterations", more, "--out", "longer", cwd=folder).returncode == 0
