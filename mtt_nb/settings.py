@@ -138,7 +138,7 @@ PRESETS: dict[tuple[str, int], Preset] = {  # by data set and images per class
     ("digits", 1): _digits(1, 10, iterations=60),
     ("digits", 5): _digits(5, 12, iterations=60, batch_syn=25),
     ("digits", 10): _digits(10, 14, iterations=90, batch_syn=25),
-    ("mnist", 1): _small("crop_scale_rotate", iterations=800, syn_steps=20, expert_epochs=2, max_start_epoch=3, lr_img=300,
+    ("mnist", 1): _small("crop_scale_rotate", iterations=400, syn_steps=20, expert_epochs=2, max_start_epoch=3, lr_img=300,
                          lr_lr=1e-4, lr_teacher=0.08),
     ("fashion-mnist", 1): _small("color_crop_cutout_flip_scale_rotate", iterations=400, syn_steps=15, expert_epochs=2,
                                  max_start_epoch=3, lr_img=500, lr_lr=1e-4, lr_teacher=0.05),
