@@ -70,7 +70,7 @@ def test_readme_is_up_to_date(tmp_path):
 
 
 METHOD = {"torch", "numpy", "safetensors", "mtt_nb"}
-ORDER = ["data", "datasets", "augment", "models", "speed", "experts", "unroll", "matching", "settings", "synthetic", "distill", "evaluate"]
+ORDER = ["data", "datasets", "augment", "models", "networks", "speed", "experts", "unroll", "matching", "settings", "synthetic", "distill", "evaluate"]
 
 
 @pytest.mark.parametrize("name", ORDER)

@@ -33,6 +33,9 @@ CASES = [
     (lambda: build("mlp", (1, 5, 7), 3, width=9), (1, 5, 7), 3),
     (lambda: build("lenet", (1, 16, 16), 5), (1, 16, 16), 5),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.Tanh(), nn.LayerNorm(7), nn.Linear(7, 2)), (3, 2, 2), 2),
+    (lambda: build("alexnet", (1, 8, 8), 3, width=2), (1, 8, 8), 3),
+    (lambda: build("vgg11", (3, 8, 8), 3, width=2), (3, 8, 8), 3),
+    (lambda: build("resnet18", (1, 9, 8), 4, width=2), (1, 9, 8), 4),
 ]
 
 
