@@ -48,7 +48,7 @@ def test_equals_an_independent_unroll(case, momentum, memory, soft):
     g = torch.Generator().manual_seed(case + 10 * soft)
     model = FlatModel(make())
     model.module.double()
-    n, b = 1 + case, 2 + case % 3
+    n, b = 1 + case % 6, 2 + case % 3  # deep networks with many steps would magnify rounding
     theta = model.init(g).double().requires_grad_()
     xs = torch.randn(n, b, *shape, generator=g, dtype=torch.double).requires_grad_()
     lr = (0.2 * torch.rand(n, generator=g, dtype=torch.double) + 0.01).requires_grad_()
