@@ -20,9 +20,10 @@ from .augment import DSA
 from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
+from .evaluate import cross_architecture, networks_by_name
 from .evaluate import evaluate as evaluate_set
 from .experts import ExpertBuffer, record_experts
-from .models import NETWORKS, FlatModel, build
+from .models import NETWORKS, build
 from .run import Protocol, Stopped, distil, judge, write_report
 from .settings import PRESETS, Preset
 from .synthetic import SyntheticSet, choose_per_class
@@ -219,6 +220,7 @@ def evaluate(
     epochs: EvalEpochs = 1000,
     root: Root = None,
     seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
     "Train fresh networks on a distilled set and try them on real images."
@@ -226,12 +228,23 @@ def evaluate(
     where = pick_device(device)
     data = load(synthetic.meta["data"], root, **synthetic.meta["data_options"], device=where)
     announce(where, data)
-    own = synthetic.meta["network"]
-    for name in model or [own["name"]]:
-        network = FlatModel(build(**own) if name == own["name"] else build(name, data.shape, data.n_classes))
-        result = evaluate_set(synthetic, data, model=network, nets=nets, epochs=epochs, seed=seed, split=split)
-        print(f"{name:>10} ({network.n_params:,} parameters): {split} accuracy {result.mean:.3f} ± {result.std:.3f} "
+    networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
+    def told(name, r):
+        print(f"{name:>10} ({networks[name].n_params:,} parameters): {split} accuracy {r.mean:.3f} ± {r.std:.3f} "
               f"({nets} networks, {epochs} epochs)")
+    options = dict(nets=nets, epochs=epochs, seed=seed, split=split)
+    results = cross_architecture(synthetic, data, networks, progress=told, **options)
+    if out is None: return
+    from mtt_nb.plots import plot_accuracies
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [("network", "parameters", "mean", "std", *range(nets))]
+    rows += [(n, networks[n].n_params, *(f"{a:.4f}" for a in (r.mean, r.std, *r.accuracies))) for n, r in results.items()]
+    markdown = [" | ".join(map(str, row[:4])) for row in rows]
+    markdown.insert(1, "--- | ---: | ---: | ---:")
+    (out / "accuracies.md").write_text("\n".join(f"| {line} |" for line in markdown) + "\n", encoding="utf-8")
+    (out / "accuracies.csv").write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n", encoding="utf-8")
+    plot_accuracies(results).savefig(out / "accuracies.png", dpi=120)
+    print(f"table and picture: {out}")
 
 # %% ../nbs/42_cli.ipynb #da3621d6
 @app.command()
