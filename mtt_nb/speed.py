@@ -4,6 +4,7 @@
 
 # %% ../nbs/03_speed.ipynb #345e81c2
 from __future__ import annotations
+import math
 import sys
 import time
 import warnings
@@ -15,7 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
 # %% auto #0
-__all__ = ['REWRITTEN', 'pool', 'pool_backward', 'compiled', 'Replayed', 'Fast', 'tf32']
+__all__ = ['aten', 'REWRITTEN', 'pool', 'pool_backward', 'separate_gradients', 'as_weight_gradient', 'compiled', 'Replayed',
+           'Fast', 'tf32']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -34,7 +36,30 @@ def pool_backward(g: Tensor, x: Tensor, size, *options) -> Tensor:
     if not (tiles := _tiles(x, size, *options)): return NotImplemented
     return (g / (size[0] * size[1]))[:, :, :, None, :, None].expand(tiles).reshape(x.shape)
 
-REWRITTEN = {torch.ops.aten.avg_pool2d.default: pool, torch.ops.aten.avg_pool2d_backward.default: pool_backward}
+# %% ../nbs/03_speed.ipynb #7d7b0854
+aten = torch.ops.aten
+
+def separate_gradients(g, x, weight, bias_sizes, stride, padding, dilation, transposed, rest, groups, wanted) -> tuple:
+    "The gradients of a convolution by x, weight and bias as operations of their own"
+    if sum(wanted) < 2: return NotImplemented
+    options = None, stride, padding, dilation, transposed, rest, groups
+    def gradient(*one): return aten.convolution_backward(g, x, weight, *options, one)
+    return (gradient(True, False, False)[0] if wanted[0] else None, gradient(False, True, False)[1] if wanted[1] else None,
+            g.sum((0, *range(2, g.ndim))) if wanted[2] else None)
+
+def as_weight_gradient(x, kernel, bias, stride, padding, dilation, transposed, rest, groups) -> Tensor:
+    "A convolution of x [B,C,H,W] by a kernel larger than the result, as the weight gradient of a convolution"
+    if x.ndim != 4 or bias is not None or transposed or groups > 1: return NotImplemented
+    sides = list(zip(x.shape[2:], kernel.shape[2:], stride, padding, dilation))
+    result = [(side + 2 * p - d * (k - 1) - 1) // s + 1 for side, k, s, p, d in sides]
+    whole = all((side + 2 * p - s * (r - 1) - 1) // d + 1 == k for r, (side, k, s, p, d) in zip(result, sides))
+    if not whole or kernel[0, 0].numel() <= math.prod(result): return NotImplemented
+    weight = x.new_empty(len(kernel), len(x), *result)  # its shape is all that is looked at
+    swapped = kernel.transpose(0, 1), x.transpose(0, 1), weight, None, dilation, padding, stride, False, [0, 0], 1
+    return aten.convolution_backward(*swapped, [False, True, False])[1].transpose(0, 1)
+
+REWRITTEN = {aten.avg_pool2d.default: pool, aten.avg_pool2d_backward.default: pool_backward,
+             aten.convolution_backward.default: separate_gradients, aten.convolution.default: as_weight_gradient}
 
 # %% ../nbs/03_speed.ipynb #0f579f5b
 def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:

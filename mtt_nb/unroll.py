@@ -42,14 +42,18 @@ def pull_back(
     model,
     inputs: tuple[Tensor, Tensor, Tensor],  # theta, x and y of one step
     wanted: tuple[bool, bool, bool],  # which of them to differentiate by
-    nu: Tensor,  # [P]
-) -> tuple[Tensor, list[Tensor | None]]:  # g, and (dg/dtheta)^T nu, (dg/dx)^T nu, (dg/dy)^T nu
-    "The gradient of one step and the products of a vector with its derivatives; the step's graph is gone on return"
+    nu: Tensor,  # like theta
+) -> tuple[Tensor, list[Tensor | None]]:  # <g,nu>, and (dg/dtheta)^T nu, (dg/dx)^T nu, (dg/dy)^T nu
+    "The products of a vector with the gradient of one step, and with its derivatives; the step's graph is gone on return"
     leaves = [t.detach().requires_grad_(i == 0 or want) for i, (t, want) in enumerate(zip(inputs, wanted, strict=True))]
     chosen = [t for t, want in zip(leaves, wanted, strict=True) if want]
-    with torch.enable_grad(): g = gradient(model, *leaves, create_graph=bool(chosen))
-    products = iter(torch.autograd.grad(g, chosen, nu, materialize_grads=True) if chosen else ())
-    return g.detach(), [next(products) if want else None for want in wanted]
+    with torch.enable_grad():
+        loss = training_loss(model, *leaves).sum()
+        one = torch.ones_like(loss, requires_grad=True)
+        g, = torch.autograd.grad(loss, leaves[0], one, create_graph=True)
+    slope, *rest = torch.autograd.grad(g, [one, *chosen], nu, materialize_grads=True)
+    products = iter(rest)
+    return slope, [next(products) if want else None for want in wanted]
 
 # %% ../nbs/05_unroll.ipynb #f0056cdf
 def student_step(model, momentum, theta, velocity, x, y, lr) -> tuple[Tensor, Tensor]:
@@ -61,8 +65,11 @@ def student_step(model, momentum, theta, velocity, x, y, lr) -> tuple[Tensor, Te
 def adjoint_step(model, momentum, wanted, theta, velocity, x, y, lr, lam, nu) -> tuple[Tensor | None, ...]:
     "One step of the sweep: lambda and nu before the step from those after it, and the gradients of its x, y and lr"
     nu = momentum * nu - lr * lam
-    g, (d_theta, d_x, d_y) = pull_back(model, (theta, x, y), wanted, nu)
-    d_lr = -(lam * (velocity if momentum else g)).sum()
+    if momentum: d_lr, (_, products) = -(lam * velocity).sum(), pull_back(model, (theta, x, y), wanted, nu)
+    else:  # nu is -lr * lam, and the velocity is g
+        slope, products = pull_back(model, (theta, x, y), wanted, lam)
+        d_lr, products = -slope, [None if p is None else -lr * p for p in products]
+    d_theta, d_x, d_y = products
     return lam if d_theta is None else lam + d_theta, nu, d_x, d_y, d_lr
 
 @lru_cache(maxsize=16)
