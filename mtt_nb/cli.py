@@ -4,6 +4,7 @@
 
 # %% ../nbs/42_cli.ipynb #8d2c6912
 from __future__ import annotations
+import json
 import subprocess
 import sys
 import tempfile
@@ -21,20 +22,23 @@ from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
 from .distiller import Distiller, JsonLines
+from .evaluate import cross_architecture, networks_by_name
 from .evaluate import evaluate as evaluate_set
 from .experts import ExpertBuffer, record_experts
+from .folders import SUBSETS
 from .methods import METHODS, find_method
-from .models import NETWORKS, FlatModel, build
+from .models import NETWORKS, build
 from .reproduce import comparison, comparison_text, departures
 from .run import Protocol, Stopped, distil, judge, write_report
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
 
 # %% auto #0
-__all__ = ['app', 'Data', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps',
-           'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'QUICK',
-           'pick_device', 'given', 'adapted', 'record', 'run_folder', 'announce', 'demo', 'experts', 'distill',
-           'reproduce', 'evaluate', 'show', 'lab_session', 'lab_replay', 'serve_lab', 'lab', 'main']
+__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs',
+           'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn',
+           'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'adapted', 'record', 'run_folder', 'announce',
+           'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'lab_session', 'lab_replay', 'serve_lab',
+           'lab', 'bench', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -63,13 +67,13 @@ def adapted(base: Preset, method: str, **options):
 def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, **options) -> ExpertBuffer:
     "`record_experts` with a progress bar"
     model = build(network["name"], data.shape, data.n_classes, **{k: v for k, v in network.items() if k != "name"})
-    with tqdm(total=n * epochs, desc="experts", unit="epoch", dynamic_ncols=True) as bar:
+    there = epochs * sum(f.exists() for f in (Path(out) / f"expert_{i:04d}.safetensors" for i in range(n)))
+    with tqdm(total=n * epochs, initial=there, desc="experts", unit="epoch", dynamic_ncols=True) as bar:
         def show(e):
-            bar.update(e.expert * epochs + e.epoch - bar.n)
+            bar.update()
             val = {} if e.accuracy is None else {"val": f"{e.accuracy:.3f}"}
             bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **val)
         buffer = record_experts(data, model, out, n=n, epochs=epochs, augment=augment, seed=seed, callback=show, **options)
-        bar.update(n * epochs - bar.n)  # those that were there already
     return buffer
 
 def run_folder(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol) -> None:
@@ -97,7 +101,10 @@ def run_folder(distiller: Distiller, data: ImageData, out: Path, protocol: Proto
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Dataset distillation by matching training trajectories.")
-Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(['digits', *TORCHVISION])}.")]
+Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(['digits', *TORCHVISION, 'tiny-imagenet', *SUBSETS, 'folder'])}.")]
+Size = Annotated[int | None, typer.Option(help="Side of the images of a folder, to which they are brought.")]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute first, then faster.")]
+Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; else MTT_NB_DATA, else ~/.cache/mtt_nb.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
@@ -138,8 +145,13 @@ def experts(
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch.")] = None,
     augment: Annotated[str | None, typer.Option(help="Operations joined by _, or none.")] = None,
     augment_mode: Annotated[str | None, typer.Option(help="one operation a call, or all.")] = None,
+    at_once: Annotated[int | None, typer.Option(help="Experts trained side by side: faster for small networks.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, or bfloat16 for files of half the size.")] = None,
+    compile: Compile = None,
+    tf32: Tf32 = None,
     zca: Zca = None,
     limit: Limit = None,
+    size: Size = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the experts; what it holds is kept.")] = Path("runs/experts"),
     device: Device = "auto",
@@ -147,11 +159,13 @@ def experts(
     "Record expert trajectories: networks trained on the real images, every epoch kept."
     base = find_preset(preset or f"{data}-ipc1")
     where = pick_device(device)
-    images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, device=where)
+    images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, device=where)
     announce(where, images)
     network = (base.network if model in (None, base.network["name"]) else {"name": model}) | given(width=width, depth=depth)
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
-    buffer = record(images, network, out, dsa, seed, **base.experts | given(n=n, epochs=epochs, lr=lr, batch_size=batch_size))
+    options = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
+                    allow_tf32=tf32)
+    buffer = record(images, network, out, dsa, seed, **base.experts | options)
     print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
@@ -185,8 +199,12 @@ def distill(
     batch_syn: BatchSyn = None,
     pix_init: PixInit = None,
     optimizer: Optimizer = None,
+    segments_per_step: Annotated[int | None, typer.Option(help="K: a meta-step follows the mean of so many segments.")] = None,
+    compile: Compile = None,
+    tf32: Tf32 = None,
     zca: Zca = None,
     limit: Limit = None,
+    size: Size = None,
     eval_every: Annotated[int | None, typer.Option(help="Meta-steps between validations.")] = None,
     nets: Nets = None,
     eval_epochs: EvalEpochs = None,
@@ -200,22 +218,25 @@ def distill(
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
-        pix_init=pix_init, optimizer=optimizer)
+        pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
+        compile=compile, memory="constant" if compile else None)
     needs_experts = find_method(method).needs_experts
     if experts and not needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
     where = pick_device(device)
     buffer = ExpertBuffer(experts) if experts else None
-    options = buffer.meta["data_options"] if buffer else dict(zca=base.zca if zca is None else zca, limit=limit or base.limit)
+    options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size)
+    if buffer: options = buffer.meta["data_options"]
     images = load(data, root, **options, device=where)
     announce(where, images)
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
-                       test_too=test_too)
+                       test_too=test_too, compile=bool(compile))
     choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
     if needs_experts and buffer is None:
-        reach = max(base.experts["epochs"], config.max_start_epoch - 1 + config.expert_epochs)
+        reach = max(base.experts["epochs"], config.last_epoch)
         dsa = DSA(config.augment, mode=config.augment_mode)
-        buffer = record(images, base.network, out / "experts", dsa, seed, **base.experts | {"epochs": reach})
+        options = dict(base.experts, epochs=reach) | given(compile=compile, allow_tf32=tf32)
+        buffer = record(images, base.network, out / "experts", dsa, seed, **options)
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
     run_folder(find_method(method).make(config, images, learner), images, out, protocol)
 
@@ -247,8 +268,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help="val, or test when all choices are made.")] = "test",
     nets: Nets = 5,
     epochs: EvalEpochs = 1000,
+    compile: Compile = None,
     root: Root = None,
     seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
     "Train fresh networks on a distilled set and try them on real images."
@@ -256,12 +279,23 @@ def evaluate(
     where = pick_device(device)
     data = load(synthetic.meta["data"], root, **synthetic.meta["data_options"], device=where)
     announce(where, data)
-    own = synthetic.meta["network"]
-    for name in model or [own["name"]]:
-        network = FlatModel(build(**own) if name == own["name"] else build(name, data.shape, data.n_classes))
-        result = evaluate_set(synthetic, data, model=network, nets=nets, epochs=epochs, seed=seed, split=split)
-        print(f"{name:>10} ({network.n_params:,} parameters): {split} accuracy {result.mean:.3f} ± {result.std:.3f} "
+    networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
+    def told(name, r):
+        print(f"{name:>10} ({networks[name].n_params:,} parameters): {split} accuracy {r.mean:.3f} ± {r.std:.3f} "
               f"({nets} networks, {epochs} epochs)")
+    options = dict(nets=nets, epochs=epochs, seed=seed, split=split, compile=bool(compile))
+    results = cross_architecture(synthetic, data, networks, progress=told, **options)
+    if out is None: return
+    from mtt_nb.plots import plot_accuracies
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [("network", "parameters", "mean", "std", *range(nets))]
+    rows += [(n, networks[n].n_params, *(f"{a:.4f}" for a in (r.mean, r.std, *r.accuracies))) for n, r in results.items()]
+    markdown = [" | ".join(map(str, row[:4])) for row in rows]
+    markdown.insert(1, "--- | ---: | ---: | ---:")
+    (out / "accuracies.md").write_text("\n".join(f"| {line} |" for line in markdown) + "\n", encoding="utf-8")
+    (out / "accuracies.csv").write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n", encoding="utf-8")
+    plot_accuracies(results).savefig(out / "accuracies.png", dpi=120)
+    print(f"table and picture: {out}")
 
 # %% ../nbs/42_cli.ipynb #da3621d6
 @app.command()
@@ -334,6 +368,22 @@ def lab(
     call = f"lab_session({preset!r}, {str(folder)!r}, {seed}, {where!r})"
     lab_session(preset, folder, seed, where)  # an error now, not in the page
     serve_lab(f"Distilling {images.name}, live", call, port, browser)
+
+# %% ../nbs/42_cli.ipynb #2263daff
+@app.command()
+def bench(
+    task: Annotated[list[str] | None, typer.Option(help="A task of the list in 40_bench, repeatable; by default all.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Measurements of each variant.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of a CPU.")] = None,
+    out: Annotated[Path, typer.Option(help="File for the results, in JSON.")] = Path("bench.json"),
+    device: Device = "auto",
+):
+    "Measure speed and memory against the published algorithm on this machine: about half an hour for all tasks."
+    from mtt_nb.bench import bench as measure_all
+    results = measure_all(task, pick_device(device), threads, rounds)
+    out.write_text(json.dumps(results, indent=1))
+    for name, error in results["errors"].items(): print(f"relative error of the gradient, {name}: {error:.0e}")
+    print(f"results: {out}")
 
 # %% ../nbs/42_cli.ipynb #6647f6da
 def main(

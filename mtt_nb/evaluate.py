@@ -5,6 +5,7 @@
 # %% ../nbs/08_evaluate.ipynb #d330b82c
 from __future__ import annotations
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 import torch
@@ -16,7 +17,8 @@ from .speed import fast, tf32
 from .synthetic import SyntheticSet, describe, require_same_data
 
 # %% auto #0
-__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'by_spec', 'evaluate', 'full_set']
+__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'by_spec', 'evaluate', 'networks_by_name',
+           'cross_architecture', 'full_set']
 
 # %% ../nbs/08_evaluate.ipynb #f9b7d217
 @torch.no_grad()
@@ -123,6 +125,31 @@ def evaluate(
         right = tuple(accuracies(model, thetas, x, y).tolist())
     diverged = int((~thetas.isfinite().all(1)).sum())
     return Evaluation(right, split, synthetic.lr, synthetic.augment.strategy, diverged)
+
+# %% ../nbs/08_evaluate.ipynb #45707dec
+def networks_by_name(
+    names: Iterable[str],  # for `build`; the set's own network keeps its options, others have their defaults
+    synthetic: SyntheticSet,
+    data: ImageData,
+) -> dict[str, FlatModel]:
+    "Networks to try a set on; ValueError for a name that is not known, or a network that the images are too small for"
+    own = synthetic.meta["network"]
+    return {n: FlatModel(build(**own) if n == own["name"] else build(n, data.shape, data.n_classes)) for n in names}
+
+def cross_architecture(
+    synthetic: SyntheticSet,
+    data: ImageData,
+    models: Iterable[str] | dict[str, FlatModel] = ("convnet", "resnet18", "vgg11", "alexnet"),  # those of the paper's table
+    *,
+    progress: Callable[[str, Evaluation], None] = lambda name, result: None,  # told each result as it comes
+    **options,  # of `evaluate`
+) -> dict[str, Evaluation]:
+    "What the set teaches to each of several networks, with the set's own learning rate, as in the published table"
+    results = {}
+    for name, model in (models if isinstance(models, dict) else networks_by_name(models, synthetic, data)).items():
+        results[name] = evaluate(synthetic, data, model=model, **options)
+        progress(name, results[name])
+    return results
 
 # %% ../nbs/08_evaluate.ipynb #9b9f7061
 def full_set(

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib import import_module
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 # %% auto #0
-__all__ = ['NORMS', 'POOLS', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'ConvNet', 'MLP', 'LeNet', 'build', 'FlatModel',
-           'better_together', 'ensemble_logits', 'training_loss']
+__all__ = ['NORMS', 'POOLS', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet', 'build',
+           'FlatModel', 'better_together', 'ensemble_logits', 'training_loss']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -29,17 +30,18 @@ NORMS = {
 }
 POOLS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
 
-def _choose(table, key, what):
+def choose(table: dict, key: str, what: str):
+    "The entry of a table; ValueError that names its keys"
     if key not in table: raise ValueError(f"unknown {what} {key!r}: one of {', '.join(table)}")
     return table[key]
 
 # %% ../nbs/03_models.ipynb #d006f206
-class _Layers(nn.Sequential):
+class Layers(nn.Sequential):
     "Layers in a row, a slice of which is an ordinary nn.Sequential with the same names"
     def __getitem__(self, i):
         return nn.Sequential(OrderedDict(list(self.named_children())[i])) if isinstance(i, slice) else super().__getitem__(i)
 
-class ConvNet(_Layers):
+class ConvNet(Layers):
     "`depth` blocks of 3x3 convolution, norm, ReLU and 2x2 pooling, then one linear layer (Gidaris and Komodakis 2018)"
     def __init__(
         self,
@@ -60,13 +62,13 @@ class ConvNet(_Layers):
                              f"at least {2**depth}x{2**depth}")
         layers = []
         for _ in range(depth):
-            layers += [nn.Conv2d(c, width, 3, padding=pad), _choose(NORMS, norm, "norm")(width),
-                       nn.ReLU(), _choose(POOLS, pool, "pool")(2)]
+            layers += [nn.Conv2d(c, width, 3, padding=pad), choose(NORMS, norm, "norm")(width),
+                       nn.ReLU(), choose(POOLS, pool, "pool")(2)]
             c, h, w, pad = width, h // 2, w // 2, 1
         super().__init__(*layers, nn.Flatten(), nn.Linear(c * h * w, n_classes))
 
 # %% ../nbs/03_models.ipynb #41d2bb24
-class MLP(_Layers):
+class MLP(Layers):
     "Two hidden layers of ReLU units"
     def __init__(
         self,
@@ -78,7 +80,7 @@ class MLP(_Layers):
         super().__init__(nn.Flatten(), nn.Linear(math.prod(shape), width), nn.ReLU(),
                          nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_classes))
 
-class LeNet(_Layers):
+class LeNet(Layers):
     "LeNet-5 with ReLU and max pooling (LeCun et al. 1998); for images of 16x16 and more"
     def __init__(
         self,
@@ -104,7 +106,8 @@ def build(
     **kw,  # the network's own options, as width and depth
 ) -> nn.Module:
     "Build a network by name; `module.spec` says how, so that files can store it and `build(**spec)` repeats it"
-    network, shape = _choose(NETWORKS, name, "network"), tuple(shape)
+    if name not in NETWORKS: import_module("mtt_nb.networks")  # the larger ones, which register themselves
+    network, shape = choose(NETWORKS, name, "network"), tuple(shape)
     options = {k: p.default for k, p in list(inspect.signature(network).parameters.items())[2:]}  # all but shape, n_classes
     unknown = ", ".join(map(repr, kw.keys() - options))
     if unknown: raise ValueError(f"{name} has no option {unknown}: its options are {', '.join(options) or 'none'}")

@@ -16,9 +16,8 @@ import torch
 from . import __version__
 from .data import ImageData
 from .distill import JsonLines, load_checkpoint, save_checkpoint
-from .evaluate import Evaluation, accuracies, evaluate, full_set, train_networks
+from .evaluate import Evaluation, accuracies, by_spec, evaluate, full_set, train_networks
 from .history import History, Recorder
-from .models import FlatModel, build
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
 from .speed import tf32
@@ -40,15 +39,17 @@ class Protocol:
     batch_size: int = 256  # images in a batch of all these trainings
     seed: int = 0
     test_too: bool = False  # at every validation, for the paper's maximum; it chooses nothing
+    compile: bool = False  # the training steps
 
     def options(self, **other) -> dict:
         "Those of `evaluate`"
-        return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed) | other
+        return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed,
+                    compile=self.compile) | other
 
 # %% ../nbs/39_run.ipynb #10f6c73a
 def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol) -> dict[str, float]:
     "What a validation logs: mean and spread on the validation images and, if asked, of the same networks on the test images"
-    model = FlatModel(build(**synthetic.meta["network"])).to(data.device)
+    model = by_spec(json.dumps(synthetic.meta["network"])).to(data.device)
     options, seen = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}
     with tf32(False):  # as `evaluate`
         thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, **options)

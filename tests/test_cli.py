@@ -195,3 +195,15 @@ def test_distill_by_another_method(tmp_path):
     assert JsonLines.read(tmp_path / "run" / "log.jsonl")[-1]["step"] == 6
     refused(run(*short, "--syn-steps", "3", cwd=tmp_path), "dm", "syn_steps")
     refused(run(*short, "--experts", "experts", cwd=tmp_path), "dm", "experts")
+
+
+def test_other_networks_are_tried_and_written_down(folder, tmp_path):
+    args = "evaluate", folder / "run/distilled.safetensors", "--nets", 2, "--epochs", 1, "--device", "cpu"
+    done = run(*args, "--model", "convnet", "--model", "mlp", "--out", tmp_path / "table", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(",") for line in (tmp_path / "table/accuracies.csv").read_text().splitlines()]
+    assert [row[0] for row in rows] == ["network", "convnet", "mlp"] and rows[2][1] == "26122"
+    for _, _, mean, _, *each in rows[1:]: assert abs(float(mean) - sum(map(float, each)) / 2) < 1e-3
+    assert (tmp_path / "table/accuracies.md").read_text().count("\n") == 4
+    assert (tmp_path / "table/accuracies.png").read_bytes()[:4] == b"\x89PNG"
+    refused(run(*args, "--model", "resnet99", cwd=tmp_path), "resnet99", "vgg11")
