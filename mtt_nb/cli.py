@@ -20,18 +20,20 @@ from .augment import DSA
 from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
+from .distiller import Distiller
 from .evaluate import evaluate as evaluate_set
 from .experts import ExpertBuffer, record_experts
+from .methods import METHODS, find_method
 from .models import NETWORKS, FlatModel, build
 from .run import Protocol, Stopped, distil, judge, write_report
-from .settings import PRESETS, Preset
+from .settings import Preset
 from .synthetic import SyntheticSet, choose_per_class
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps',
            'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'QUICK',
-           'pick_device', 'find_preset', 'given', 'record', 'run_folder', 'announce', 'demo', 'experts', 'distill',
-           'evaluate', 'show', 'lab_session', 'lab_replay', 'serve_lab', 'lab', 'main']
+           'pick_device', 'find_preset', 'given', 'adapted', 'record', 'run_folder', 'announce', 'demo', 'experts',
+           'distill', 'evaluate', 'show', 'lab_session', 'lab_replay', 'serve_lab', 'lab', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -45,17 +47,24 @@ def pick_device(
     return name
 
 # %% ../nbs/42_cli.ipynb #d33b47e1
-def find_preset(name: str) -> Preset:
-    "The preset called `DATA-ipcN`"
-    known = {f"{data}-ipc{ipc}": preset for (data, ipc), preset in PRESETS.items()}
+def find_preset(name: str, method: str = "mtt") -> Preset:
+    "The preset called `DATA-ipcN` of a method"
+    known = {f"{data}-ipc{ipc}": preset for (data, ipc), preset in find_method(method).presets.items()}
     if name not in known:
-        raise ValueError(f"no preset {name!r}: there are {', '.join(known)}; name one with --preset and change what you need "
-                         "with the other options")
+        raise ValueError(f"no preset {name!r} of {method}: there are {', '.join(known)}; name one with --preset and change what "
+                         "you need with the other options")
     return known[name]
 
 def given(**options) -> dict:
     "The options that were given on the command line"
     return {k: v for k, v in options.items() if v is not None}
+
+def adapted(base: Preset, method: str, **options):
+    "The preset's settings with those options that were given"
+    options = given(**options)
+    foreign = [name for name in options if not hasattr(base.config, name)]
+    if foreign: raise ValueError(f"{method} has no setting {', '.join(foreign)}: leave it out")
+    return replace(base.config, **options)
 
 # %% ../nbs/42_cli.ipynb #7463054e
 def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, **options) -> ExpertBuffer:
@@ -70,7 +79,7 @@ def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n
         bar.update(n * epochs - bar.n)  # those that were there already
     return buffer
 
-def run_folder(distiller: MTT, data: ImageData, out: Path, protocol: Protocol) -> None:
+def run_folder(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol) -> None:
     "Distillation, test and report in one folder, with progress bars; goes on where it was stopped"
     config = distiller.config
     with tqdm(total=config.iterations, desc="distil", unit="step", dynamic_ncols=True) as bar:
@@ -166,7 +175,7 @@ Optimizer = Annotated[str | None, typer.Option(help="Of the images: sgd or adam.
 def distill(
     data: Data = "digits",
     ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
-    method: Annotated[str, typer.Option(help="Which distiller: mtt.")] = "mtt",
+    method: Annotated[str, typer.Option(help=f"Which distiller: {', '.join(METHODS)}.")] = "mtt",
     preset: PresetName = None,
     root: Root = None,
     experts: Annotated[Path | None, typer.Option(help="Folder of experts; without it, OUT/experts is filled.")] = None,
@@ -190,11 +199,13 @@ def distill(
     device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
-    if method != "mtt": raise ValueError(f"unknown method {method!r}: mtt")
-    base = find_preset(preset or f"{data}-ipc{ipc or 1}")
-    config = replace(base.config, seed=seed, **given(
-        ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs, max_start_epoch=max_start_epoch,
-        lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn, pix_init=pix_init, optimizer=optimizer))
+    base = find_preset(preset or f"{data}-ipc{ipc or 1}", method)
+    config = adapted(
+        base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
+        max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
+        pix_init=pix_init, optimizer=optimizer)
+    needs_experts = find_method(method).needs_experts
+    if experts and not needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
     where = pick_device(device)
     buffer = ExpertBuffer(experts) if experts else None
     options = buffer.meta["data_options"] if buffer else dict(zca=base.zca if zca is None else zca) | given(limit=limit)
@@ -203,11 +214,12 @@ def distill(
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs))
     choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
-    if buffer is None:
+    if needs_experts and buffer is None:
         reach = max(base.experts["epochs"], config.max_start_epoch - 1 + config.expert_epochs)
         dsa = DSA(config.augment, mode=config.augment_mode)
         buffer = record(images, base.network, out / "experts", dsa, seed, **base.experts | {"epochs": reach})
-    run_folder(MTT(config, images, buffer), images, out, protocol)
+    learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
+    run_folder(find_method(method).make(config, images, learner), images, out, protocol)
 
 # %% ../nbs/42_cli.ipynb #925ac665
 @app.command()

@@ -165,3 +165,16 @@ def test_the_demo_reaches_its_mark(tmp_path):
     accuracies = json.loads((tmp_path / "demo/results.json").read_text())["accuracies"]
     mean = {name: sum(a) / len(a) for name, a in accuracies.items()}
     assert mean["distilled"] >= 0.88 and mean["random"] + 0.1 < mean["distilled"] < mean["full data"], mean
+
+
+def test_distill_by_another_method(tmp_path):
+    short = ["distill", "--method", "dm", "--eval-every", "2", "--nets", "2", "--eval-epochs", "2", "--device", "cpu", "--out", "run"]
+    done = run(*short, "--iterations", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = SyntheticSet.load(tmp_path / "run" / "distilled.safetensors")
+    assert made.meta["method"] == "dm" and made.meta["network"]["name"] == "convnet" and not (tmp_path / "run" / "experts").exists()
+    assert "10 images by dm" in (tmp_path / "run" / "report.md").read_text()
+    assert run(*short, "--iterations", "6", cwd=tmp_path).returncode == 0  # goes on
+    assert JsonLines.read(tmp_path / "run" / "log.jsonl")[-1]["step"] == 6
+    refused(run(*short, "--syn-steps", "3", cwd=tmp_path), "dm", "syn_steps")
+    refused(run(*short, "--experts", "experts", cwd=tmp_path), "dm", "experts")
