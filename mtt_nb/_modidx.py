@@ -285,7 +285,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mtt_nb.kernel.centred': ('kernel.html#centred', 'mtt_nb/kernel.py'),
                                'mtt_nb.kernel.kernel_accuracy': ('kernel.html#kernel_accuracy', 'mtt_nb/kernel.py'),
                                'mtt_nb.kernel.ntk': ('kernel.html#ntk', 'mtt_nb/kernel.py'),
-                               'mtt_nb.kernel.probabilities': ('kernel.html#probabilities', 'mtt_nb/kernel.py'),
                                'mtt_nb.kernel.ridge': ('kernel.html#ridge', 'mtt_nb/kernel.py')},
             'mtt_nb.live': { 'mtt_nb.live.Controls': ('live.html#controls', 'mtt_nb/live.py'),
                              'mtt_nb.live.Controls._controls': ('live.html#controls._controls', 'mtt_nb/live.py'),

@@ -71,7 +71,7 @@ def test_readme_is_up_to_date(tmp_path):
 
 METHOD = {"torch", "numpy", "safetensors", "mtt_nb"}
 ORDER = ["data", "datasets", "augment", "models", "speed", "experts", "unroll", "matching", "settings", "synthetic", "distiller", "distill", "evaluate",
-         "selection", "gradients", "features", "methods"]
+         "selection", "bilevel", "gradients", "features", "kernel", "methods"]
 
 
 @pytest.mark.parametrize("name", ORDER)
