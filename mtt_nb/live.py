@@ -176,12 +176,13 @@ def _sliders(run: Run, act: Callable) -> dict[str, W.Widget]:
     look = dict(style={"description_width": "44px"}, layout=W.Layout(width="200px"))
     sliders, buffer = {}, getattr(run.distiller, "buffer", None)
     epochs = buffer.epochs if buffer is not None else 50
-    if hasattr(config, "lr_img"):
-        middle = round(math.log10(config.lr_img))
-        sliders["lr_img"] = W.FloatLogSlider(config.lr_img, min=middle - 3, max=middle + 2, description="lr_img", **look)
+    knobs = getattr(run.distiller, "knobs", tuple(vars(config)))
+    for name in [k for k in ("lr_img", "lr_label") if k in knobs]:
+        value, middle = getattr(config, name), round(math.log10(getattr(config, name)))
+        sliders[name] = W.FloatLogSlider(value, min=middle - 3, max=middle + 2, description=name, **look)
     tops = dict(syn_steps=2 * getattr(config, "syn_steps", 1), expert_epochs=epochs, max_start_epoch=epochs)
     for (name, top), label in zip(tops.items(), ("N", "M", "T⁺"), strict=True):
-        if hasattr(config, name):
+        if name in knobs and hasattr(config, name):
             sliders[name] = W.IntSlider(getattr(config, name), min=1, max=max(top, 2), description=label, **look)
     def limit():
         if {"expert_epochs", "max_start_epoch"} <= set(sliders):

@@ -6,9 +6,11 @@
 from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
+from .bilevel import DD, LD, DDConfig, LDConfig, LDRidge
 from .distill import MTT
 from .features import CAFE, DM, CAFEConfig, DMConfig
 from .gradients import DC, DCConfig
+from .kernel import KIP, KIPConfig
 from .settings import PRESETS, Preset
 
 # %% auto #0
@@ -23,6 +25,8 @@ def _digits(config) -> Preset:
 _shared = dict(lr_teacher=0.05, batch_real=64)
 _augmented = dict(_shared, augment="crop_scale_rotate")
 _turns = dict(lr_img=0.1, outer_steps=5, outer_change=0.1)  # so that CAFE sees several networks in a hundred steps
+_unrolled = dict(lr_img=0.05, lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256, memory="full")
+_labels = dict(lr_teacher=0.02, lr_inner=0.2, batch_real=256, window=20)
 
 # %% ../nbs/24_methods.ipynb #7db9c809
 class Method(NamedTuple):
@@ -38,6 +42,10 @@ METHODS: dict[str, Method] = {
     "dm": Method(DM, {("digits", 1): _digits(DMConfig(**_augmented, lr_img=1.0, iterations=400))}),
     "cafe": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_shared, **_turns, iterations=100))}),
     "cafe-dsa": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_augmented, **_turns, iterations=100))}),
+    "dd": Method(DD, {("digits", 1): _digits(DDConfig(**_unrolled, iterations=50))}),
+    "ld": Method(LD, {("digits", 1): _digits(LDConfig(**_labels, lr_label=0.02, iterations=200))}),
+    "ld-ridge": Method(LDRidge, {("digits", 1): _digits(LDConfig(**_labels, lr_label=0.01, blend=0.2, reg=4.0, iterations=300))}),
+    "kip": Method(KIP, {("digits", 1): _digits(KIPConfig(lr_teacher=0.02, batch_real=500, iterations=100))}),
 }
 
 def find_method(name: str) -> Method:

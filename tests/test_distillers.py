@@ -14,6 +14,7 @@ from mtt_nb.methods import METHODS
 from mtt_nb.models import build
 
 SHORT = {"mtt": dict(syn_steps=5), "cafe": dict(inner_epochs=2), "cafe-dsa": dict(inner_epochs=2)}  # a quick step, for tests that compare runs
+BOUNDED = {"ld", "ld-ridge", "kip"}  # no step is wild: labels are cut back to probabilities, and a kernel of correlations knows no size
 DATA = load("digits")
 
 
@@ -65,12 +66,14 @@ def test_resumed_is_uninterrupted(make, name, tmp_path):
 @every_method
 def test_states_and_iteration(make, name):
     distiller = make(name, iterations=3, **SHORT.get(name, {}))
-    before = distiller.images.clone()
+    images, labels = distiller.images.clone(), distiller.labels.clone()
     states = list(distiller)
     assert [s.step for s in states] == [1, 2, 3] and distiller.steps == 3
-    assert torch.equal(states[0].images, before) and not torch.equal(states[1].images, before)  # a state's images are those of its loss
+    assert torch.equal(states[0].images, images) and torch.equal(states[0].labels, labels)  # a state's images are those of its loss
+    moved = [not torch.equal(a, b) for a, b in ((states[1].images, images), (states[1].labels, labels))]
+    assert moved == [name in distiller.learns for name in ("images", "labels")]
     for s in states:
-        assert torch.tensor([s.loss, s.lr]).isfinite().all() and s.images.isfinite().all() and s.images.shape == before.shape
+        assert torch.tensor([s.loss, s.lr]).isfinite().all() and s.images.isfinite().all() and s.images.shape == images.shape
         assert s.grad is None or s.grad.isfinite().all() and s.grad.shape == s.images.shape
     made = distiller.synthetic
     assert made.meta["method"] == name and made.meta["step"] == 3 and made.meta["fingerprint"] == DATA.fingerprint
@@ -101,8 +104,12 @@ def test_refuses_bad_input(make, name):
 
 @every_method
 def test_a_wild_step_is_refused_and_leaves_everything(make, name):
-    distiller = make(name, **SHORT.get(name, {}), lr_img=1e38, pix_init="noise")
-    with pytest.raises(ValueError, match="lower lr_img"):
+    sizes = METHODS[name].make.learns.values()
+    distiller = make(name, **SHORT.get(name, {}), **dict.fromkeys(sizes, 1e38), optimizer="sgd", pix_init="noise")
+    if name in BOUNDED:
+        assert all(torch.tensor(s.loss).isfinite() for s in steps(distiller, 5))
+        return
+    with pytest.raises(ValueError, match=f"lower {next(iter(sizes))}"):
         for _ in range(5):
             before = {k: v for k, v in distiller.state_dict().items() if k != "generator"}
             distiller.step()
@@ -120,8 +127,9 @@ def test_history_and_live(make, name, tmp_path):
     assert [f["step"] for f in frames] == [1, 2, 3, 4] and ("path" in frames[0]) == (name == "mtt")
     lab = Live(lambda: make(name, iterations=4, **SHORT.get(name, {})))
     assert lab.run(3).step == 3 and len(lab.history.frames) > 0
-    assert "lr_img" in lab.sliders and ("syn_steps" in lab.sliders) == (name == "mtt")
-    lab.driver.change(lr_img=0.5)
-    assert lab.run(1).step == 4 and lab.driver.distiller.config.lr_img == 0.5
+    assert METHODS[name].make.knobs[0] in lab.sliders and ("syn_steps" in lab.sliders) == (name == "mtt")
+    knob = METHODS[name].make.knobs[0]
+    lab.driver.change(**{knob: 0.5})
+    assert lab.run(1).step == 4 and getattr(lab.driver.distiller.config, knob) == 0.5
     assert lab.snapshot()._repr_png_()[:4] == b"\x89PNG"
     lab.close_run()

@@ -70,8 +70,8 @@ def test_readme_is_up_to_date(tmp_path):
 
 
 METHOD = {"torch", "numpy", "safetensors", "mtt_nb"}
-ORDER = ["data", "datasets", "folders", "augment", "models", "networks", "speed", "experts", "unroll", "matching", "published", "settings", "synthetic", "distiller", "distill",
-         "evaluate", "selection", "gradients", "features", "methods"]
+ORDER = ["data", "datasets", "folders", "augment", "models", "networks", "speed", "experts", "unroll", "matching", "published", "settings", "synthetic",
+         "distiller", "distill", "evaluate", "selection", "bilevel", "gradients", "features", "kernel", "methods"]
 
 
 @pytest.mark.parametrize("name", ORDER)
