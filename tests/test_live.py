@@ -152,11 +152,11 @@ def test_the_end_of_the_run():
 
 
 def test_interrupt_lets_the_step_finish():
-    driver = Driver(lambda: Plain(seconds=0.1))
+    before, driver = signal.getsignal(signal.SIGINT), Driver(lambda: Plain(seconds=0.1))
     threading.Timer(0.25, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt): driver.run(100)
     assert driver.distiller.inside == 0 and 1 <= driver.distiller.steps == driver.state.step < 10
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before  # default_int_handler, or ignored where the tests run in the background
     assert driver.run(1).step == driver.distiller.steps
 
 
