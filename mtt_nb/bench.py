@@ -283,8 +283,8 @@ def share_of_peak(task: Task, variant: str, took: list[float], peak: float) -> t
 
 def bench(names: list[str] | None = None, device="cpu", threads: int | None = None, rounds: int | None = None,
           say: Callable[[str], None] = print) -> dict:  # everything JSON can hold
-    "Measure the tasks of these names, by default all"
-    names = names or list(TASKS)
+    "Measure the tasks of these names; by default all, and the errors of the gradient too"
+    whole, names = not names, names or list(TASKS)
     if unknown := set(names) - set(TASKS): raise ValueError(f"unknown task {min(unknown)!r}: there are {'; '.join(TASKS)}")
     cuda = str(device).startswith("cuda")
     found = dict(machine=machine(device, threads), peak=peak_rates(device), tasks={})
@@ -297,7 +297,7 @@ def bench(names: list[str] | None = None, device="cpu", threads: int | None = No
         found["tasks"][name] = rows
         say(table({name: rows}, heading=len(found["tasks"]) == 1))
     variants = ("reference", "constant", "compiled") + (("replayed, tf32",) if cuda else ())
-    found["errors"] = errors((3, 32, 32), 10, 50, 128, device, variants)
+    found["errors"] = errors((3, 32, 32), 10, 50, 128, device, variants) if whole else {}
     return found
 
 def machine(device, threads: int | None) -> dict:
