@@ -9,7 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -229,7 +229,9 @@ def workers(make, variants, device, threads, settings) -> Iterator[dict]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-        for p in processes: p.terminate(); p.join()
+        for pipe in pipes.values():
+            with suppress(OSError): pipe.send(False)  # enough
+        for p in processes: p.join(5); p.terminate()
 
 # %% ../nbs/40_bench.ipynb #88bb3dde
 def answer(pipe):
