@@ -4,6 +4,7 @@
 
 # %% ../nbs/40_bench.ipynb #b3cdbd95
 from __future__ import annotations
+import ctypes
 import os
 import platform
 import statistics
@@ -140,6 +141,7 @@ def peak_growth(f: Callable, device="cpu") -> int | None:
         before = torch.cuda.memory_allocated()
         f()
         return torch.cuda.max_memory_allocated() - before
+    with suppress(AttributeError, OSError): ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that its reuse counts
     def resident(what): return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(what))
     try: Path("/proc/self/clear_refs").write_text("5")  # the mark to where we are
     except OSError: return f() and None
@@ -212,7 +214,7 @@ def serve(pipe, make: Callable, variant: str, device, threads: int, settings: di
         while pipe.recv(): pipe.send(seconds(run, device))
     except Exception as e: pipe.send(e)
 
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_MMAP_THRESHOLD_": str(1 << 34)}
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_MMAP_MAX_": "0"}
 
 @contextmanager
 def workers(make, variants, device, threads, settings) -> Iterator[dict]:
