@@ -155,15 +155,15 @@ class Strategy:
 
 # %% ../nbs/02_augment.ipynb #dd53d233
 def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dict[str, Tensor]:
-    "The operations' parameters as vectors with one entry for every image of x [*lead,C,H,W], of its type and on its device"
+    "The operations' parameters as vectors with one entry for every image of [*lead,C,H,W], of the type of x and on its device"
     try: return {name: params[name].to(x).expand(lead).reshape(-1) for o in operations for name in PARAMETERS[o]}
     except KeyError as name: raise ValueError(f"no parameter {name}, drawn by another strategy? use sample of this one") from None
     except RuntimeError:
-        given = tuple(next(iter(params.values())).shape)
-        raise ValueError(f"parameters for {given} images, but images {tuple(x.shape)}: use sample({tuple(lead)}, ...)") from None
+        given, images = tuple(next(iter(params.values())).shape), (*lead, *x.shape[-3:])
+        raise ValueError(f"parameters for {given} images, but images {images}: use sample({tuple(lead)}, ...)") from None
 
 # %% ../nbs/02_augment.ipynb #c5815b0c
-PART = 2**20  # values of an image batch that are worked on at once: 4 MB
+PART = 2**20  # values that are worked on at once where rows are given: 4 MB
 
 class DSA(Strategy):
     """Differentiable Siamese augmentation (Zhao and Bilen, ICML 2021), as trajectory matching uses it.
@@ -191,14 +191,18 @@ class DSA(Strategy):
         self,
         x: Tensor,  # images [n,C,H,W], or [calls,n,C,H,W]
         params: dict[str, Tensor],  # of `sample`; those of one image serve all
-    ) -> Tensor:  # like x
+        rows: Tensor | None = None,  # indices [...] of x: augment x[rows], in parts
+    ) -> Tensor:  # like x, or [...,C,H,W] for rows
         "Apply the operations with these parameters: differentiable in x; same parameters, same result"
-        *lead, c, h, w = x.shape
-        images, p = x.reshape(-1, c, h, w), _aligned(params, self.operations, x, lead)
-        size = max(1, PART // (c * h * w))
-        if not p or len(images) <= size: return self._apply(images, p).view(x.shape)
-        parts = zip(images.split(size), (dict(zip(p, rows)) for rows in zip(*(v.split(size) for v in p.values()))))
-        return torch.cat([checkpoint(self._apply, *part, use_reentrant=False) for part in parts]).view(x.shape)
+        shape = x.shape if rows is None else (*rows.shape, *x.shape[1:])
+        p = _aligned(params, self.operations, x, shape[:-3])
+        if rows is None: return self._apply(x.reshape(-1, *shape[-3:]), p).view(shape)
+        def part(rows, p): return self._apply(x[rows], p)
+        size = max(1, PART // x[0].numel())
+        if rows.numel() <= size: return part(rows.flatten(), p).view(shape)
+        starts = range(0, rows.numel(), size)
+        cuts = ((rows.flatten()[i : i + size], {name: v[i : i + size] for name, v in p.items()}) for i in starts)
+        return torch.cat([checkpoint(part, *cut, use_reentrant=False) for cut in cuts]).view(shape)
 
     def _apply(self, x: Tensor, p: dict[str, Tensor]) -> Tensor:
         "To images [n,C,H,W], with a vector [n] for every parameter"

@@ -69,9 +69,8 @@ def reference_step(model: FlatModel, given: Inputs) -> tuple[Tensor, Tensor]:
 def package_step(model: FlatModel, given: Inputs, **options) -> tuple[Tensor, Tensor]:
     "The same by `unroll`, with its options"
     images, lr = (t.clone().requires_grad_() for t in (given.images, given.lr))
-    n = len(next(iter(given.params.values())))
-    xs = DSA()(images.expand(n, *images.shape), given.params)
-    end = unroll(model, given.start, xs, given.labels.expand(n, -1), lr, **options)
+    rows = torch.arange(len(images), device=images.device).expand(next(iter(given.params.values())).shape)
+    end = unroll(model, given.start, DSA()(images, given.params, rows), given.labels[rows], lr, **options)
     return torch.autograd.grad(matching_loss(end, given.start, given.target), (images, lr))
 
 # %% ../nbs/40_bench.ipynb #e99c8cc3
