@@ -16,6 +16,7 @@ def require(holds: bool, name: str, value, what: str) -> None:
     "ValueError unless a setting is what it must be"
     if not holds: raise ValueError(f"{name} {value!r}: must be {what}")
 
+# %% ../nbs/06_settings.ipynb #87589135
 @dataclass(frozen=True)
 class Config:
     "The settings that every method has, by the names of the published code"
@@ -39,6 +40,7 @@ class Config:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         DSA(self.augment, mode=self.augment_mode)
 
+# %% ../nbs/06_settings.ipynb #adff6425
 @dataclass(frozen=True)
 class MTTConfig(Config):
     "The settings of Algorithm 1"
