@@ -62,6 +62,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mtt_nb.bilevel.LDRidge.renew': ('bilevel.html#ldridge.renew', 'mtt_nb/bilevel.py'),
                                 'mtt_nb.bilevel.LDRidge.train': ('bilevel.html#ldridge.train', 'mtt_nb/bilevel.py'),
                                 'mtt_nb.bilevel.evaluate_steps': ('bilevel.html#evaluate_steps', 'mtt_nb/bilevel.py'),
+                                'mtt_nb.bilevel.in_turns': ('bilevel.html#in_turns', 'mtt_nb/bilevel.py'),
                                 'mtt_nb.bilevel.last_features': ('bilevel.html#last_features', 'mtt_nb/bilevel.py'),
                                 'mtt_nb.bilevel.probabilities': ('bilevel.html#probabilities', 'mtt_nb/bilevel.py'),
                                 'mtt_nb.bilevel.real_batch': ('bilevel.html#real_batch', 'mtt_nb/bilevel.py'),
