@@ -177,6 +177,7 @@ def _epochs(run: Run) -> int:
     buffer = getattr(run.distiller, "buffer", None)
     return buffer.epochs if buffer is not None else 50
 
+# %% ../nbs/12_live.ipynb #cc82b6d7
 def _sliders(run: Run) -> dict[str, W.Widget]:
     "A slider for each setting that the distiller can change"
     config = getattr(run.distiller, "config", None)
@@ -228,9 +229,9 @@ def _replace_earlier(live) -> None:
             labs = []
         _open[cell] = execution, [*labs, live]
 
-# %% ../nbs/12_live.ipynb #d54b2387
-class _Heard:
-    "What `Live` hears from its canvas, and answers"
+# %% ../nbs/12_live.ipynb #752902d4
+class _Says:
+    "What `Live` tells its canvas"
     def _sender(self, index: int) -> Callable:
         def send(**message):
             if self.view is None: return
@@ -239,6 +240,18 @@ class _Heard:
             self.view.send(content, [memoryview(b.reshape(-1).view(np.uint8)) for b in buffers])
         return send
 
+    def _replay(self) -> None:
+        "The whole history, for a page that has just loaded; a second page sees nothing of it but a redraw"
+        self._sender(0)(kind="replay", runs=[r.info() for r in self.runs])
+        for i, r in enumerate(self.runs):
+            for message in r.replay(i): self._sender(i)(**message)
+
+    def _note(self, text: str) -> None:
+        self._sender(0)(kind="status", status=dict(self.runs[0].status(), error=text))
+
+# %% ../nbs/12_live.ipynb #d54b2387
+class Page(_Says):
+    "What `Live` hears from its canvas, and answers"
     def _asked(self, _, message: dict, buffers: list) -> None:
         "One message of the page, on whichever thread the kernel chooses"
         message = dict(message)
@@ -257,18 +270,6 @@ class _Heard:
             with run.driver.lock: reply = getattr(Poking(run), kind)(**message)
         except Exception as e: reply = dict(kind="poke", step=-1, status=dict(run.status(), error=str(e)))
         self._sender(index)(**reply)
-
-# %% ../nbs/12_live.ipynb #a67817db
-class Page(_Heard):
-    "What `Live` says to its canvas and hears from it"
-    def _replay(self) -> None:
-        "The whole history, for a page that has just loaded; a second page sees nothing of it but a redraw"
-        self._sender(0)(kind="replay", runs=[r.info() for r in self.runs])
-        for i, r in enumerate(self.runs):
-            for message in r.replay(i): self._sender(i)(**message)
-
-    def _note(self, text: str) -> None:
-        self._sender(0)(kind="status", status=dict(self.runs[0].status(), error=text))
 
 # %% ../nbs/12_live.ipynb #8e1556fd
 BUTTONS = dict(Start=("play", "Go on to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),

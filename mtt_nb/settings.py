@@ -128,6 +128,7 @@ def _digits(ipc, max_start, **options) -> Preset:
         evaluation=dict(epochs=200, eval_every=30, val_nets=5, full_epochs=8, batch_size=64),
         source="search on validation images")
 
+# %% ../nbs/06_settings.ipynb #0becb34c
 def _small(augment, **options) -> Preset:
     "Settings for 28x28 on a CPU, found on the validation images"
     config = MTTConfig(ipc=1, augment=augment, compile=True, **options)
