@@ -49,6 +49,13 @@ def class_files(path: Path, classes: Sequence[str]) -> tuple[list[Path], list[in
                          f"({' '.join(EXTENSIONS)}); add them, or remove the class from all parts")
     return [f for files in found for f in files], [k for k, files in enumerate(found) for _ in files]
 
+# %% ../nbs/01_folders.ipynb #4641d682
+def _in_bytes(image: Image.Image) -> Image.Image:
+    "The upper 8 of 16 bits"
+    numbers = np.asarray(image)
+    if image.mode == "F" or numbers.min() < 0 or numbers.max() > 65535: raise ValueError("not 8 or 16 bits a pixel")
+    return Image.fromarray((numbers >> 8).astype(np.uint8))
+
 # %% ../nbs/01_folders.ipynb #21bd082c
 GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's names for images without colour
 
@@ -67,13 +74,6 @@ def decode(
         if size: image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-# %% ../nbs/01_folders.ipynb #4641d682
-def _in_bytes(image: Image.Image) -> Image.Image:
-    "The upper 8 of 16 bits"
-    numbers = np.asarray(image)
-    if image.mode == "F" or numbers.min() < 0 or numbers.max() > 65535: raise ValueError("not 8 or 16 bits a pixel")
-    return Image.fromarray((numbers >> 8).astype(np.uint8))
 
 # %% ../nbs/01_folders.ipynb #c4ca471c
 def decoded_name(
