@@ -8,10 +8,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 # %% auto #0
-__all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'adjust_color', 'hole', 'warp_by_hand', 'warp',
-           'affine', 'draw', 'Strategy', 'DSA']
+__all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'PART', 'adjust_color', 'hole', 'warp_by_hand',
+           'warp', 'affine', 'draw', 'Strategy', 'DSA']
 
 # %% ../nbs/02_augment.ipynb #12751140
 def adjust_color(
@@ -162,6 +163,8 @@ def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dic
         raise ValueError(f"parameters for {given} images, but images {tuple(x.shape)}: use sample({tuple(lead)}, ...)") from None
 
 # %% ../nbs/02_augment.ipynb #c5815b0c
+PART = 2**20  # values of an image batch that are worked on at once: 4 MB
+
 class DSA(Strategy):
     """Differentiable Siamese augmentation (Zhao and Bilen, ICML 2021), as trajectory matching uses it.
 
@@ -190,9 +193,16 @@ class DSA(Strategy):
         params: dict[str, Tensor],  # of `sample`; those of one image serve all
     ) -> Tensor:  # like x
         "Apply the operations with these parameters: differentiable in x; same parameters, same result"
-        *lead, _, h, w = x.shape
-        out, p = x.reshape(-1, *x.shape[-3:]), _aligned(params, self.operations, x, lead)
-        if "color" in self.operations: out = adjust_color(out, p["brightness"], p["saturation"], p["contrast"])
-        if GEOMETRIC & set(self.operations): out = warp(out, affine(p, h, w))
-        if "cutout" in self.operations: out = out.masked_fill(hole(p["cut_x"], p["cut_y"], h, w, self.magnitudes["cutout"]), 0)
-        return out.view(x.shape)
+        *lead, c, h, w = x.shape
+        images, p = x.reshape(-1, c, h, w), _aligned(params, self.operations, x, lead)
+        size = max(1, PART // (c * h * w))
+        if not p or len(images) <= size: return self._apply(images, p).view(x.shape)
+        parts = zip(images.split(size), (dict(zip(p, rows)) for rows in zip(*(v.split(size) for v in p.values()))))
+        return torch.cat([checkpoint(self._apply, *part, use_reentrant=False) for part in parts]).view(x.shape)
+
+    def _apply(self, x: Tensor, p: dict[str, Tensor]) -> Tensor:
+        "To images [n,C,H,W], with a vector [n] for every parameter"
+        if "color" in self.operations: x = adjust_color(x, p["brightness"], p["saturation"], p["contrast"])
+        if GEOMETRIC & set(self.operations): x = warp(x, affine(p, *x.shape[2:]))
+        if "cutout" not in self.operations: return x
+        return x.masked_fill(hole(p["cut_x"], p["cut_y"], *x.shape[2:], self.magnitudes["cutout"]), 0)

@@ -5,7 +5,6 @@
 # %% ../nbs/40_bench.ipynb #b3cdbd95
 from __future__ import annotations
 import ctypes
-import os
 import platform
 import statistics
 import time
@@ -31,10 +30,10 @@ from .speed import Fast, fast, recorded, tf32
 from .unroll import adjoint_step, gradient, student_step, unroll
 
 # %% auto #0
-__all__ = ['VARIANTS', 'KEEP_MEMORY', 'SIDE_BY_SIDE', 'TASKS', 'COLUMNS', 'Inputs', 'inputs', 'reference_step', 'package_step',
-           'errors', 'arithmetic', 'seconds', 'peak_rates', 'peak_growth', 'by_loader', 'meta_step', 'recording',
-           'evaluation', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak', 'processor', 'machine',
-           'ratio', 'table', 'bench']
+__all__ = ['VARIANTS', 'SIDE_BY_SIDE', 'TASKS', 'COLUMNS', 'Inputs', 'inputs', 'reference_step', 'package_step', 'errors',
+           'arithmetic', 'seconds', 'peak_rates', 'libc', 'peak_growth', 'by_loader', 'meta_step', 'recording',
+           'evaluation', 'keep_memory', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak', 'processor',
+           'machine', 'ratio', 'table', 'bench']
 
 # %% ../nbs/40_bench.ipynb #7d3e4c61
 class Inputs(NamedTuple):
@@ -137,6 +136,11 @@ def peak_rates(device="cpu", times=10) -> dict[str, float]:
     return best
 
 # %% ../nbs/40_bench.ipynb #4611f7c6
+def libc(name: str, *values: int) -> None:
+    "Call a function of the C library where it has one of this name, as glibc has for its memory"
+    with suppress(AttributeError, OSError, TypeError): getattr(ctypes.CDLL(None), name)(*values)
+
+# %% ../nbs/40_bench.ipynb #0290663a
 def peak_growth(f: Callable, device="cpu") -> int | None:
     "Bytes by which the memory in use grows at most while `f` runs; None where neither CUDA nor Linux can tell"
     if str(device).startswith("cuda"):
@@ -144,8 +148,8 @@ def peak_growth(f: Callable, device="cpu") -> int | None:
         before = torch.cuda.memory_allocated()
         f()
         return torch.cuda.max_memory_allocated() - before
-    with suppress(AttributeError, OSError): ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that its reuse counts
     def resident(what): return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(what))
+    libc("malloc_trim", 0)  # what was freed goes back, so that its reuse counts
     try: Path("/proc/self/clear_refs").write_text("5")  # the mark to where we are
     except OSError: return f() and None
     before = resident("VmRSS")
@@ -209,25 +213,31 @@ def evaluation(variant: str, device, epochs=1000) -> Callable[[bool], None]:
     return run
 
 # %% ../nbs/40_bench.ipynb #7220817d
+def keep_memory() -> None:
+    "From now on glibc keeps what is freed, large arrays too"
+    libc("mallopt", -4, 0)  # M_MMAP_MAX: no array has a mapping of its own
+    libc("mallopt", -1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much may lie free at the end
+
+# %% ../nbs/40_bench.ipynb #6ca21f50
 def serve(pipe, make: Callable, variant: str, device, threads: int, settings: dict) -> None:
     "In a process of its own: get ready, say what that took and how memory grows in a full run, then time a run when asked"
     try:
         torch.set_num_threads(threads)
         run = make(variant, device, **settings)
         ready = seconds(partial(run, True), device)
-        pipe.send(dict(ready=ready, growth=peak_growth(run, device)))
+        growth = peak_growth(run, device)
+        keep_memory()
+        run()  # touches what is kept
+        pipe.send(dict(ready=ready, growth=growth))
         while pipe.recv(): pipe.send(seconds(run, device))
     except Exception as e: pipe.send(e)
 
 # %% ../nbs/40_bench.ipynb #9d25b9eb
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_MMAP_MAX_": "0"}
-
 @contextmanager
 def workers(make, variants, device, threads, settings) -> Iterator[dict]:
     "A running process for each variant: its end of the pipe by its name"
-    context, pipes, processes, before = get_context("spawn"), {}, [], dict(os.environ)
+    context, pipes, processes = get_context("spawn"), {}, []
     try:
-        os.environ.update(KEEP_MEMORY)
         for variant in variants:
             pipes[variant], theirs = context.Pipe()
             processes.append(context.Process(target=serve, args=(theirs, make, variant, device, threads, settings), daemon=True))
@@ -235,8 +245,6 @@ def workers(make, variants, device, threads, settings) -> Iterator[dict]:
             theirs.close()  # so that its end is noticed here
         yield pipes
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         for pipe in pipes.values():
             with suppress(OSError): pipe.send(False)  # enough
         for p in processes: p.join(5); p.terminate()
