@@ -67,22 +67,13 @@ class State:
         "The student's parameters [N+1,P], from the start to its end: at hand for the latest state, computed again for older ones"
         return self._path and self._path()
 
+# %% ../nbs/06_distiller.ipynb #cda51975
 class Diverged(ValueError):
     "A meta-step whose loss or update is not finite; what is learned is as it was before"
 
-# %% ../nbs/06_distiller.ipynb #390f4df8
-def require_same_run(
-    there: str,  # JSON of all that the stored run depends on
-    here: str,  # and of the run that wants to go on from it
-) -> None:
-    "ValueError that names what differs"
-    if there == here: return
-    differ = differences(json.loads(there), json.loads(here))
-    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
-
 # %% ../nbs/06_distiller.ipynb #ed57af95
-class _Between:
-    "What a distiller is between two steps"
+class _Run:
+    "What a run is: its settings, what it was made from, and what it has made so far"
     method = ""  # its name in files
     learns = {"images": "lr_img"}  # what a step moves, and the setting that is the size of its steps
     carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next
@@ -115,6 +106,19 @@ class _Between:
         "JSON of all that the run depends on: everything but how long to go on"
         return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from), sort_keys=True)
 
+# %% ../nbs/06_distiller.ipynb #390f4df8
+def require_same_run(
+    there: str,  # JSON of all that the stored run depends on
+    here: str,  # and of the run that wants to go on from it
+) -> None:
+    "ValueError that names what differs"
+    if there == here: return
+    differ = differences(json.loads(there), json.loads(here))
+    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
+
+# %% ../nbs/06_distiller.ipynb #976ed24f
+class _Between(_Run):
+    "What a distiller is between two steps, and how another takes its place"
     def state_dict(self) -> dict:
         "All that a run needs to go on exactly: tensors, and the identity of the run"
         tensors = {name: getattr(self, name).clone() for name in ("images", "lr", *self.learns, *self.carries)}

@@ -41,6 +41,7 @@ def epoch_batches(
         xb = x[batch]
         yield augment(xb, augment.sample(len(xb), x.shape[1:], generator)) if augment else xb, y[batch]
 
+# %% ../nbs/04_experts.ipynb #61add8b0
 def sgd_step(model, theta: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
     "One step of plain SGD: the next theta, and the loss before it; several networks at once as in `training_loss`"
     with torch.enable_grad():
@@ -298,6 +299,7 @@ def require_network(model: FlatModel, data: ImageData) -> None:
         raise ValueError(f"{model} gives {tuple(got)} for one image, but {data.name} has {data.n_classes} classes: "
                          f"build it with n_classes={data.n_classes}")
 
+# %% ../nbs/04_experts.ipynb #160c561a
 def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume: bool) -> None:
     "ValueError if the folder cannot be gone on with"
     if path.exists() and not path.is_dir(): raise ValueError(f"{path} is a file: give a folder for the experts")
@@ -312,6 +314,33 @@ def _check_writable(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path): pass
     except OSError as e: raise OSError(f"cannot write in {path} ({e.strerror or e}): choose another folder") from e
+
+# %% ../nbs/04_experts.ipynb #29184d15
+def _settings(data: ImageData, model: FlatModel, *, augment: DSA | None, **training) -> dict:
+    "All that an expert depends on but its number, as its file will give it back"
+    made_from = dict(network=model.spec, n_params=model.n_params, data=data.name, fingerprint=data.fingerprint)
+    seen = dict(augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {})
+    settings = made_from | dict(data_options=data.options) | training | seen
+    return json.loads(json.dumps(settings, default=lambda number: number.item()))
+
+# %% ../nbs/04_experts.ipynb #76c4ca31
+def _missing(path: Path, n: int, data: ImageData, model: FlatModel, settings: dict, resume: bool) -> set[int]:
+    "The experts that are still to be recorded; an error for what would make the work worthless later"
+    headers = _headers(path)
+    _check_folder(path, headers, settings, resume)
+    missing = {i for i in range(n) if _file(path, i) not in headers}
+    if missing:
+        require_network(model, data)
+        for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
+        _check_writable(path)
+    return missing
+
+# %% ../nbs/04_experts.ipynb #7b4f39a0
+def _store(path: Path, expert: int, theta: Tensor, reports: list[Epoch], settings: dict) -> None:
+    "Write the file of one expert, with a checksum of every row"
+    own = dict(expert=expert, loss=[r.loss for r in reports], accuracy=[r.accuracy for r in reports],
+               rows=[checksum(row) for row in theta])
+    save_tensors(_file(path, expert), "expert", {"theta": theta}, settings | own)
 
 # %% ../nbs/04_experts.ipynb #92a581a2
 def record_experts(
@@ -338,18 +367,9 @@ def record_experts(
         if not value > 0: raise ValueError(f"{name} {value}: must be above 0")
     if n % at_once: raise ValueError(f"n {n}: must be a multiple of at_once, {at_once}")
     if dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype {dtype!r}: 'float32' or 'bfloat16'")
-    settings = dict(network=model.spec, n_params=model.n_params, data=data.name, fingerprint=data.fingerprint,
-                    data_options=data.options, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed,
-                    augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {},
-                    dtype=dtype, tf32=allow_tf32)
-    settings = json.loads(json.dumps(settings, default=lambda number: number.item()))  # as a file will give them back
-    headers = _headers(path)
-    _check_folder(path, headers, settings, resume)
-    missing = {i for i in range(n) if _file(path, i) not in headers}
-    if missing:
-        require_network(model, data)
-        for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
-        _check_writable(path)
+    settings = _settings(data, model, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed, augment=augment, dtype=dtype,
+                         tf32=allow_tf32)
+    missing = _missing(path, n, data, model, settings, resume)
     step = (fast if compile else partial)(sgd_step, model)
     for group in (range(i, i + at_once) for i in range(0, n, at_once)):
         if not missing & set(group): continue
@@ -357,9 +377,5 @@ def record_experts(
             trained = list(train_experts(data, model, group, epochs=epochs, lr=lr, batch_size=batch_size, augment=augment,
                                          seed=seed, step=step, callback=callback))
         for i, theta, reports in trained:
-            if i not in missing: continue
-            stored = theta.to(getattr(torch, dtype))
-            own = dict(expert=i, loss=[r.loss for r in reports], accuracy=[r.accuracy for r in reports],
-                       rows=[checksum(row) for row in stored])
-            save_tensors(_file(path, i), "expert", {"theta": stored}, settings | own)
+            if i in missing: _store(path, i, theta.to(getattr(torch, dtype)), reports, settings)
     return ExpertBuffer(path, n)

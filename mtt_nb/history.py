@@ -49,6 +49,7 @@ def pack(x, buffers: list):
     if isinstance(x, float) and not math.isfinite(x): return None  # JSON has no infinity
     return x
 
+# %% ../nbs/12_history.ipynb #3ed37b50
 def unpack(x, buffers: list):
     "What `pack` was given"
     if isinstance(x, list): return [unpack(v, buffers) for v in x]
@@ -95,6 +96,7 @@ def as_pixels(images: Tensor, transform) -> np.ndarray:
     shown = transform.inverse(images.detach()).clamp(0, 1).contiguous(memory_format=torch.channels_last)
     return shown.mul(255).round_().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
+# %% ../nbs/12_history.ipynb #897ab638
 def about(distiller) -> dict:
     "What a page has to know of a distiller before its first step"
     synthetic, config = distiller.synthetic, getattr(distiller, "config", None)
@@ -171,6 +173,7 @@ def bend(distiller, state, images: Tensor, segment=None) -> tuple[float, Tensor,
     end, path = distiller.student(draw, images.detach(), state.lr)
     return matching_loss(end.detach(), draw.segment.start, draw.segment.target).item(), path, draw.segment
 
+# %% ../nbs/12_history.ipynb #7635e00f
 def painted(
     x: Tensor,  # one image [C,H,W], transformed
     pixels: np.ndarray,  # uint8 [H,W,C]
@@ -207,6 +210,19 @@ def _plane(ax, history: History, frame: dict) -> None:
            title=f"expert {plane['expert']}, off the plane at the end: {frame['off'][-1]:.2f}")
     ax.legend(fontsize=7)
 
+# %% ../nbs/12_history.ipynb #22988d0c
+def _tiles(ax, frame: dict, name: str) -> None:
+    tiles = torch.from_numpy(frame["images"]).permute(0, 3, 1, 2) / 255
+    ax.imshow(image_grid(tiles, columns=math.ceil(math.sqrt(len(tiles)))), interpolation="nearest")
+    title = f"{name} meta-step {frame['step']}: loss {frame['loss']:.3g}, lr {frame['lr']:.3g}".strip()
+    ax.set_title(f"{title}\npixels from 0 (black) to 1 (white)", fontsize=9)
+
+def _curve(ax, history: History, frame: dict) -> None:
+    points = np.array(history.points.items)
+    ax.semilogy(points[:, 0], points[:, 1], **LOSS, linewidth=1)
+    ax.axvline(frame["step"], color=QUIET, linestyle=":")
+    ax.set(xlabel="meta-step", ylabel="matching loss")
+
 # %% ../nbs/12_history.ipynb #b0f31826
 def picture(
     histories: list[History],
@@ -222,12 +238,6 @@ def picture(
         frame = next((f for f in reversed(h.frames.items) if step is None or f["step"] <= step), None)
         if frame is None: continue
         _plane(left, h, frame)
-        tiles = torch.from_numpy(frame["images"]).permute(0, 3, 1, 2) / 255
-        middle.imshow(image_grid(tiles, columns=math.ceil(math.sqrt(len(tiles)))), interpolation="nearest")
-        title = f"{name} meta-step {frame['step']}: loss {frame['loss']:.3g}, lr {frame['lr']:.3g}".strip()
-        middle.set_title(f"{title}\npixels from 0 (black) to 1 (white)", fontsize=9)
-        points = np.array(h.points.items)
-        right.semilogy(points[:, 0], points[:, 1], **LOSS, linewidth=1)
-        right.axvline(frame["step"], color=QUIET, linestyle=":")
-        right.set(xlabel="meta-step", ylabel="matching loss")
+        _tiles(middle, frame, name)
+        _curve(right, h, frame)
     return fig
