@@ -10,6 +10,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mtt_nb.augment.Strategy.__repr__': ('augment.html#strategy.__repr__', 'mtt_nb/augment.py'),
                                 'mtt_nb.augment.Strategy.options': ('augment.html#strategy.options', 'mtt_nb/augment.py'),
                                 'mtt_nb.augment._aligned': ('augment.html#_aligned', 'mtt_nb/augment.py'),
+                                'mtt_nb.augment._in_parts': ('augment.html#_in_parts', 'mtt_nb/augment.py'),
                                 'mtt_nb.augment.adjust_color': ('augment.html#adjust_color', 'mtt_nb/augment.py'),
                                 'mtt_nb.augment.affine': ('augment.html#affine', 'mtt_nb/augment.py'),
                                 'mtt_nb.augment.draw': ('augment.html#draw', 'mtt_nb/augment.py'),

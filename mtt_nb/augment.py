@@ -162,9 +162,18 @@ def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dic
         given, images = tuple(next(iter(params.values())).shape), (*lead, *x.shape[-3:])
         raise ValueError(f"parameters for {given} images, but images {images}: use sample({tuple(lead)}, ...)") from None
 
-# %% ../nbs/02_augment.ipynb #c5815b0c
-PART = 2**20  # values that are worked on at once where rows are given: 4 MB
+# %% ../nbs/02_augment.ipynb #cb50a0c2
+PART = 2**20  # values that are worked on at once: 4 MB
 
+def _in_parts(f, x: Tensor, rows: Tensor, params: dict[str, Tensor]) -> Tensor:
+    "f(x[rows], params), of which only the output is kept for the backward pass where it is larger than a part"
+    def part(rows, params): return f(x[rows], params)
+    size = max(1, PART // x[0].numel())
+    if len(rows) <= size: return part(rows, params)
+    cuts = ((rows[i : i + size], {k: v[i : i + size] for k, v in params.items()}) for i in range(0, len(rows), size))
+    return torch.cat([checkpoint(part, *cut, use_reentrant=False) for cut in cuts])
+
+# %% ../nbs/02_augment.ipynb #c5815b0c
 class DSA(Strategy):
     """Differentiable Siamese augmentation (Zhao and Bilen, ICML 2021), as trajectory matching uses it.
 
@@ -197,12 +206,7 @@ class DSA(Strategy):
         shape = x.shape if rows is None else (*rows.shape, *x.shape[1:])
         p = _aligned(params, self.operations, x, shape[:-3])
         if rows is None: return self._apply(x.reshape(-1, *shape[-3:]), p).view(shape)
-        def part(rows, p): return self._apply(x[rows], p)
-        size = max(1, PART // x[0].numel())
-        if rows.numel() <= size: return part(rows.flatten(), p).view(shape)
-        starts = range(0, rows.numel(), size)
-        cuts = ((rows.flatten()[i : i + size], {name: v[i : i + size] for name, v in p.items()}) for i in starts)
-        return torch.cat([checkpoint(part, *cut, use_reentrant=False) for cut in cuts]).view(shape)
+        return _in_parts(self._apply, x, rows.flatten(), p).view(shape)
 
     def _apply(self, x: Tensor, p: dict[str, Tensor]) -> Tensor:
         "To images [n,C,H,W], with a vector [n] for every parameter"
