@@ -77,7 +77,7 @@ def test_wrong_answers_are_told_what_is_wrong(answers, name):
     assert len(said) >= 5 and "not filled in" in said  # four that are wrong, and the empty one
     for words, (text, printed) in said.items():
         assert words in text and printed == ""
-        assert [w for w, (t, _) in said.items() if words in t] == [words]
+        assert [w for w, (t, _) in said.items() if words in t] == [words], text
         assert not [line for line in code if len(line) > 12 and line in text]
 
 
@@ -137,18 +137,30 @@ def test_a_kernel_shows_the_words_alone():
 
 
 def test_the_grader(tmp_path, capsys):
-    assert checks.grade(EXERCISES / "solutions" / "e07_matching.ipynb") == {"my_loss": "passed", "my_minibatches": "passed"}
-    notebook = json.loads((EXERCISES / "e07_matching.ipynb").read_text(encoding="utf-8"))
+    "Of two answers one is spoiled, and the notebook's own check is made to lie"
+    notebook = json.loads((EXERCISES / "solutions" / "e07_matching.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if "def my_loss" in "".join(cell["source"]):
             cell["source"] = ["def my_loss(end, start, target): return (end - target).square().sum()\n", "check_loss = print"]
     (tmp_path / "anna.ipynb").write_text(json.dumps(notebook))
-    main_without_exit(["grade", str(tmp_path / "anna.ipynb"), str(EXERCISES / "e01_whiten.ipynb")])
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(r["exercise"], r["passed"]) for r in rows] == [("my_loss", "0"), ("my_minibatches", "0"), ("my_normalise", "0"), ("my_whiten", "0")]
-    assert "not normalised" in rows[0]["message"] and "not filled in" in rows[1]["message"]
+    main(["grade", str(tmp_path / "anna.ipynb")])
+    loss, minibatches = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (loss["exercise"], loss["passed"]) == ("my_loss", "0") and "not normalised" in loss["message"]
+    assert (minibatches["exercise"], minibatches["passed"], minibatches["message"]) == ("my_minibatches", "1", "passed")
 
 
-def main_without_exit(args):
-    try: main(args)
-    except SystemExit as e: assert not e.code
+@pytest.mark.slow
+@pytest.mark.xdist_group("one after another")
+def test_a_student_in_jupyterlab(nb):
+    "Nothing filled in, a wrong answer, and the right one"
+    cells = sources(EXERCISES / "e07_matching.ipynb")
+    at = cells.index("check_loss(my_loss)")
+    nb.open([*cells[:at + 1], ""])
+    for i in range(at + 1): nb.run(i)
+    assert "my_loss is not filled in yet" in nb.text(at)
+    def typed(answer):
+        code = cells[at - 1].replace("    ...", f"    return {answer}")
+        nb.page.evaluate("([i, code]) => window.jupyterapp.shell.currentWidget.content.widgets[i].model.sharedModel.setSource(code)", [at - 1, code])
+        return nb.run(at - 1).run(at).text(at)
+    assert "it is not normalised" in typed("(theta_n - theta_target).square().sum()")
+    assert typed("(theta_n - theta_target).square().sum() / (theta_start - theta_target).square().sum()") == "my_loss is right\n"
