@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .data import ImageData, load, seeded
 
 # %% auto #0
-__all__ = ['CHECKS', 'CLASSES', 'CUT', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'slope',
+__all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'slope',
            'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
            'toy_sweep', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted', 'check_shift',
            'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'check_minibatches',
@@ -106,6 +106,8 @@ def shaped(got, shape: tuple[int, ...], what="what comes back") -> Tensor:
     return got
 
 # %% ../nbs/50_checks.ipynb #a8207220
+CUT = "as far as autograd can see, the result does not depend on {}: the graph was cut. {}"
+
 def slope(out: Tensor, x: Tensor, words: str) -> Tensor:
     "The gradient of a scalar by autograd; Wrong, in these words, where there is none"
     g = torch.autograd.grad(out, x, retain_graph=True, allow_unused=True)[0] if out.requires_grad else None
@@ -150,9 +152,6 @@ def mistakes(
         else: raise AssertionError(f"{check.__name__} takes an answer for right that should be told: {words}")
         assert words in message, f"{check.__name__} should tell {words!r} and tells {message!r}"
         print(f"- {message}")
-
-# %% ../nbs/50_checks.ipynb #a35e72e0
-CUT = "as far as autograd can see, the result does not depend on {}: the graph was cut. {}"
 
 # %% ../nbs/50_checks.ipynb #301e6db0
 @check
@@ -394,7 +393,6 @@ def _whole(theta, x, y, lr) -> dict[str, Tensor]:
             "the learning rate is missing": _epochs(theta, x, y, 1.0, orders, n),
             "the loss is summed over the batch: take its mean": _epochs(theta, x, y, lr * n, orders, n)}
 
-# %% ../nbs/50_checks.ipynb #6c388610
 def _batched(theta, x, y, lr, orders) -> dict[str, Tensor]:
     "Three epochs of 4, 4 and 2 images that go wrong"
     cut = [o[:8] for o in orders]
@@ -519,7 +517,6 @@ def classes_of(n: int, seed: int) -> Tensor:
     "Images of three classes [3,n,1,2,2]"
     return torch.randn(3, n, 1, 2, 2, generator=seeded("classes", seed)).double() + torch.arange(3.0).view(3, 1, 1, 1, 1)
 
-# %% ../nbs/50_checks.ipynb #0baa22ad
 def class_means(embed, images: Tensor, f=torch.mean) -> Tensor: return torch.stack([f(embed(x), 0) for x in images])
 
 # %% ../nbs/50_checks.ipynb #c1a28fdf
@@ -591,7 +588,9 @@ def _check_set(x, y, data: ImageData) -> None:
     require(x.isfinite().all(), "a pixel is not finite: look for a division by zero, or lower the learning rate")
     require(isinstance(y, Tensor) and y.shape in ((n,), (n, k)), f"the labels must be classes [{n}] or probabilities [{n},{k}]")
     require(not x.requires_grad, "the images come back with a graph: detach them")
-    counts = torch.bincount(y if y.ndim == 1 else y.argmax(1), minlength=k)
+    hard = y if y.ndim == 1 else y.argmax(1)
+    require(not hard.is_floating_point() and 0 <= hard.min() and hard.max() < k, f"classes must be whole numbers below {k}")
+    counts = torch.bincount(hard, minlength=k)
     require((counts == counts[0]).all(), f"images of each class: {counts.tolist()}. Make it the same number")
 
 def copied(x: Tensor, of: Tensor) -> bool:
