@@ -6,19 +6,21 @@
 from __future__ import annotations
 import math
 from pathlib import Path
+from statistics import mode
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import Tensor
 from .data import image_grid
 from .experts import load_tensors, save_tensors
 from .matching import matching_loss
 from .plane import Plane
-from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture
+from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture, write_gif
 from .unroll import unroll
 
 # %% auto #0
 __all__ = ['Thinned', 'pack', 'unpack', 'History', 'as_float32', 'as_pixels', 'about', 'Scribe', 'Recorder', 'bend', 'painted',
-           'gradient_shares', 'picture']
+           'gradient_shares', 'picture', 'film']
 
 # %% ../nbs/12_history.ipynb #9bc488ca
 class Thinned:
@@ -241,3 +243,32 @@ def picture(
         _tiles(middle, frame, name)
         _curve(right, h, frame)
     return fig
+
+# %% ../nbs/12_history.ipynb #76808839
+def _limits(xy: np.ndarray) -> dict:
+    low, high = xy.min(0), xy.max(0)
+    edge = 0.05 * (high - low)
+    return dict(zip(("xlim", "ylim"), np.stack([low - edge, high + edge], 1).tolist(), strict=True))
+
+def film(
+    history: History,
+    path: Path | str,  # a file name that ends in .gif
+    most=40,  # frames, evenly chosen
+    fps=5.0,  # frames a second
+) -> Path:
+    "Write `picture` after `picture`: the meta-steps on one expert, the one with most of them"
+    path = Path(path)
+    if path.suffix.lower() != ".gif": raise ValueError(f"{path.name}: the film is a GIF, so its name must end in .gif")
+    if not len(history.frames): raise ValueError("a history without frames: take some meta-steps first")
+    expert = mode(f.get("expert") for f in history.frames)
+    frames = [f for f in history.frames if f.get("expert") == expert]
+    frames = [frames[i] for i in np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
+    seen = [p["path"] for p in history.planes if p["expert"] == expert] + [f["path"] for f in frames if "path" in f]
+    pictures = []
+    for frame in frames:
+        fig = picture([history], step=frame["step"])
+        if seen: fig.axes[0].set(**_limits(np.concatenate(seen)))
+        (canvas := FigureCanvasAgg(fig)).draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    write_gif(path, pictures, fps)
+    return path
