@@ -85,6 +85,7 @@ class DCConfig(PairConfig):
 
 class DC(Pairs):
     "Dataset condensation by gradient matching (Zhao, Mopuri and Bilen 2021), with an augmentation DSA (Zhao and Bilen 2021)"
+    loss_name = "distance of gradients"
     carries = ("theta",)
     @property
     def method(self) -> str: return "dc" if self.config.augment == "none" else "dsa"

@@ -101,7 +101,8 @@ def about(distiller) -> dict:
     hard = synthetic.labels if synthetic.labels.ndim == 1 else synthetic.labels.argmax(1)
     can = ["paint", "segment", "sweep"] if hasattr(distiller, "student") and hasattr(distiller, "buffer") else []
     labels = [str(synthetic.meta["classes"][i]) for i in hard.tolist()]
-    return dict(n=len(synthetic), labels=labels, can=can, total=getattr(config, "iterations", None))
+    loss = getattr(distiller, "loss_name", "loss")
+    return dict(n=len(synthetic), labels=labels, can=can, loss=loss, total=getattr(config, "iterations", None))
 
 # %% ../nbs/12_history.ipynb #a15af373
 class Scribe:
@@ -229,5 +230,5 @@ def picture(
         points = np.array(h.points.items)
         right.semilogy(points[:, 0], points[:, 1], **LOSS, linewidth=1)
         right.axvline(frame["step"], color=QUIET, linestyle=":")
-        right.set(xlabel="meta-step", ylabel="matching loss")
+        right.set(xlabel="meta-step", ylabel=h.info.get("loss", "loss"))
     return fig
