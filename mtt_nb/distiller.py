@@ -177,7 +177,8 @@ class Distiller(_Between):
         loss = self.loss(**before)
         grads = dict(zip(before, torch.autograd.grad(loss, list(before.values())), strict=True))
         after, moments = downhill(self.config, self.learns, before, grads, self.moments)
-        if torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all(): vars(self).update(after, moments=moments)
+        finite = torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all()
+        if finite: vars(self).update(after, moments=moments)
         elif not self.config.skip_nonfinite:
             sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in self.learns.values())
             raise Diverged(f"meta-step {self.steps + 1} has loss {loss.item():.3g} or an update that is not finite: "
