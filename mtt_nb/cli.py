@@ -11,6 +11,7 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -26,19 +27,19 @@ from .evaluate import cross_architecture, networks_by_name
 from .evaluate import evaluate as evaluate_set
 from .experts import ExpertBuffer, record_experts
 from .folders import SUBSETS
-from .methods import METHODS, find_method
+from .methods import METHODS, SELECTIONS, find_method
 from .models import NETWORKS, build
 from .reproduce import comparison, comparison_text, departures
-from .run import Protocol, Stopped, distil, judge, write_report
+from .run import Protocol, Stopped, distil, judge, select, write_report
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs',
            'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn',
-           'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'adapted', 'record', 'run_folder', 'announce',
-           'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'lab_session', 'lab_replay', 'serve_lab',
-           'lab', 'bench', 'main']
+           'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'adapted', 'record', 'learn', 'conclude',
+           'announce', 'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'lab_session', 'lab_replay',
+           'serve_lab', 'lab', 'bench', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -76,22 +77,24 @@ def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n
         buffer = record_experts(data, model, out, n=n, epochs=epochs, augment=augment, seed=seed, callback=show, **options)
     return buffer
 
-def run_folder(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol) -> None:
-    "Distillation, test and report in one folder, with progress bars; goes on where it was stopped"
-    config = distiller.config
-    with tqdm(total=config.iterations, desc="distil", unit="step", dynamic_ncols=True) as bar:
+def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol) -> SyntheticSet:
+    "`distil` with a progress bar; goes on where it was stopped"
+    total = distiller.config.iterations
+    with tqdm(total=total, desc="distil", unit="step", dynamic_ncols=True) as bar:
         def show(state):
             bar.update(state.step - bar.n)
             bar.set_postfix(loss=f"{state.loss:.3f}", lr=f"{state.lr:.4f}")
         synthetic = distil(distiller, data, out, protocol, observers=[show])
-        bar.update(config.iterations - bar.n)
-    with tqdm(total=3, desc="test", unit="set", dynamic_ncols=True) as bar:
-        def next_set(name): bar.update(len(done)); bar.set_postfix_str(name); done[:] = [name]
-        done = []
-        results = judge(synthetic, data, out, protocol, lr=config.lr_teacher, progress=next_set)
-        bar.update(3 - bar.n)
+        bar.update(total - bar.n)
+    return synthetic
+
+def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Protocol, lr: float, experts: int | None) -> None:
+    "The test with a progress bar, and the report"
+    with tqdm(desc="test", unit="set", dynamic_ncols=True) as bar:
+        def next_set(name): bar.update(); bar.set_postfix_str(name)
+        results = judge(synthetic, data, out, protocol, lr=lr, progress=next_set)
     rows = comparison(synthetic, results, JsonLines.read(out / "log.jsonl"))
-    beside = comparison_text(rows, departures(synthetic, len(distiller.buffer)) if hasattr(distiller, "buffer") else "")
+    beside = comparison_text(rows, departures(synthetic, experts) if experts else "")
     report = write_report(synthetic, data, results, out, protocol, beside)
     for name, e in results.items(): print(f"{name:>10}: test accuracy {e.mean:.3f} ± {e.std:.3f} ({len(e.accuracies)} networks)")
     if rows: print(f"\n{beside}\n")
@@ -185,7 +188,7 @@ Optimizer = Annotated[str | None, typer.Option(help="Of the images: sgd or adam.
 def distill(
     data: Data = "digits",
     ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
-    method: Annotated[str, typer.Option(help=f"Which distiller: {', '.join(METHODS)}.")] = "mtt",
+    method: Annotated[str, typer.Option(help=f"Which method: {', '.join([*SELECTIONS, *METHODS])}.")] = "mtt",
     preset: PresetName = None,
     root: Root = None,
     experts: Annotated[Path | None, typer.Option(help="Folder of experts; without it, OUT/experts is filled.")] = None,
@@ -214,14 +217,14 @@ def distill(
     device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
-    base = find_preset(preset or f"{data}-ipc{ipc or 1}", find_method(method).presets)
+    way = find_method(method)
+    base = find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
         compile=compile, memory="constant" if compile else None)
-    needs_experts = find_method(method).needs_experts
-    if experts and not needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
+    if experts and not way.needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
     where = pick_device(device)
     buffer = ExpertBuffer(experts) if experts else None
     options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size)
@@ -232,13 +235,15 @@ def distill(
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
                        test_too=test_too, compile=bool(compile))
     choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
-    if needs_experts and buffer is None:
+    if way.needs_experts and buffer is None:
         reach = max(base.experts["epochs"], config.last_epoch)
         dsa = DSA(config.augment, mode=config.augment_mode)
         options = dict(base.experts, epochs=reach) | given(compile=compile, allow_tf32=tf32)
         buffer = record(images, base.network, out / "experts", dsa, seed, **options)
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
-    run_folder(find_method(method).make(config, images, learner), images, out, protocol)
+    make = partial(way.make, config, images, learner)
+    synthetic = select(make, out) if method in SELECTIONS else learn(make(), images, out, protocol)
+    conclude(synthetic, images, out, protocol, config.lr_teacher, buffer and len(buffer))
 
 # %% ../nbs/42_cli.ipynb #3b9b5d4d
 @app.command()

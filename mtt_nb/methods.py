@@ -68,10 +68,11 @@ def _learned(make, config, papers, digits, augmented=False) -> Method:
 
 def _loops(ipc): return dict(outer_steps=ipc, inner_epochs=500 // ipc, iterations=1000 * ipc)
 def _noise_and_loops(ipc): return dict(_loops(ipc), pix_init="noise")
+def _unrolled(ipc): return dict(_steps, lr_img=0.05 / ipc)
 def _few_loops(ipc): return dict(outer_steps=ipc, inner_epochs=5, iterations=150, batch_real=64)
 
 _turns = dict(outer_steps=5, outer_change=0.1, iterations=100, batch_real=64)  # so that CAFE sees several networks in 100 steps
-_unrolled = dict(lr_img=0.05, lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256, memory="full", iterations=50)
+_steps = dict(lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256, memory="full", iterations=50)
 _labels = dict(lr_teacher=0.02, lr_inner=0.2, batch_real=256, window=20)
 _ridge = dict(_labels, lr_label=0.01, blend=0.2, reg=4.0, iterations=300)
 _long = dict(iterations=20_000)

@@ -204,7 +204,7 @@ def accuracy_rows(synthetic: SyntheticSet, data: ImageData, results: dict[str, E
 # %% ../nbs/39_run.ipynb #5a4d7686
 REPORT = """# {data}: {n} images by {method}
 
-![The distilled images](images.png)
+![The images](images.png)
 
 {accuracies}
 {beside}
