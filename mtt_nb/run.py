@@ -27,7 +27,7 @@ from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'best_validation', 'go_on', 'distil', 'select',
-           'own_name', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
+           'own_name', 'write_whole', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -156,6 +156,13 @@ def own_name(synthetic: SyntheticSet) -> str:
     "What a set is called among the results: distilled, or the rule by which it was selected"
     return "distilled" if "step" in synthetic.meta else synthetic.meta["method"]
 
+def write_whole(file: Path, text: str) -> None:
+    "Write a file to a temporary name, then rename it: a kill leaves the old one or the new one"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+
 # %% ../nbs/39_run.ipynb #f313b196
 def judge(
     synthetic: SyntheticSet,
@@ -182,9 +189,7 @@ def judge(
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
         stored["accuracies"][name] = evaluate(make(), data, **protocol.options(epochs=epochs), split="test").accuracies
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps(stored))
-        new.replace(file)
+        write_whole(file, json.dumps(stored))
     return {name: Evaluation(tuple(a), "test") for name, a in stored["accuracies"].items()}
 
 # %% ../nbs/39_run.ipynb #2bf4cc49
