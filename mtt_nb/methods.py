@@ -5,13 +5,13 @@
 # %% ../nbs/24_methods.ipynb #c792f96d
 from __future__ import annotations
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from .augment import DSA
 from .bilevel import DD, LD, DDConfig, LDConfig, LDRidge
 from .distill import MTT
 from .features import CAFE, DM, CAFEConfig, DMConfig
-from .gradients import DC, DCConfig
+from .gradients import DC, DCConfig, PairConfig
 from .kernel import KIP, KIPConfig
 from .selection import forgetting, herding
 from .settings import PRESETS, Config, Preset, require
@@ -40,8 +40,9 @@ def _presets(config: Callable, papers: Callable | dict, digits: Callable | dict,
         common = dict(ipc=ipc, lr_teacher=max(0.01, p.config.lr_teacher), augment=p.config.augment if augmented else "none")
         own = digits if data == "digits" else papers
         c = config(**common | (own(ipc) if callable(own) else own))
+        if p.limit and isinstance(c, PairConfig): c = replace(c, batch_real=32)  # small presets are for a CPU
         looks = dict(eval_every=max(1, c.iterations // 4)) if isinstance(c, Config) else {}
-        source = "search on validation images" if data == "digits" else "the method's paper, but for network and evaluation"
+        source = "search on validation images" if data == "digits" else "the method's paper; network and evaluation as for mtt"
         made[data, ipc] = Preset(p.network, {}, c, p.evaluation | looks, source=source, limit=p.limit)
     return made
 
