@@ -115,7 +115,7 @@ def distil(
     with StopRequest() as stop:
         while not over():
             state = distiller.step()
-            spent += state.seconds
+            spent += round(state.seconds, 6)  # as the log has it
             for observer in (log, recorder, *observers): observer(state)
             last = over()
             if last or distiller.steps % protocol.eval_every == 0:
