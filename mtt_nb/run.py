@@ -78,6 +78,7 @@ class StopRequest:
 class Stopped(Exception):
     "A run was asked to stop, has written its checkpoint and can go on"
 
+# %% ../nbs/39_run.ipynb #de58e73b
 def best_validation(log: list[dict]) -> dict | None:
     "The line of the highest validation accuracy, the latest of equals"
     validations = [line for line in log if "val_accuracy" in line]
