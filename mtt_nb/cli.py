@@ -32,13 +32,14 @@ from .reproduce import comparison, comparison_text, departures
 from .run import Protocol, Stopped, distil, judge, write_report
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
+from .synthetic import export as export_set
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs',
            'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn',
            'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'adapted', 'record', 'run_folder', 'announce',
-           'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'lab_session', 'lab_replay', 'serve_lab',
-           'lab', 'bench', 'main']
+           'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay',
+           'serve_lab', 'lab', 'bench', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -313,6 +314,16 @@ def show(
     out = out or file.with_suffix(".png")
     plot_images(synthetic).savefig(out, dpi=120)
     print(f"picture: {out}")
+
+# %% ../nbs/42_cli.ipynb #69c7acf4
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
+    to: Annotated[Path, typer.Option(help="FILE.npz for all arrays as they are, or a new folder for PNG files and labels.csv.")],
+):
+    "Copy a distilled set for programs that do not read it."
+    export_set(SyntheticSet.load(file), to)
+    print(f"written: {to}")
 
 # %% ../nbs/42_cli.ipynb #ebdfa8ba
 QUICK = dict(nets=2, epochs=100)  # a validation that a live run can afford
