@@ -34,7 +34,7 @@ def shown(cell: dict) -> dict | None:
 def title(page: Path) -> str:
     "The first heading of a notebook or a text page"
     text = page.read_text(encoding="utf-8")
-    if page.suffix == ".ipynb": text = "".join(next(c["source"] for c in json.loads(text)["cells"] if c["cell_type"] == "markdown"))
+    if page.suffix == ".ipynb": text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"])
     return re.search(r"^# (.+)", text, re.M)[1].strip()
 
 
@@ -55,12 +55,14 @@ def contents(out: Path) -> str:
 def reference(module: str, chapter: str) -> str:
     "The page of a module"
     name = f"mtt_nb.{module}"
-    return f"{name}\n{'=' * len(name)}\n\nIts chapter: :doc:`/{chapter}`\n\n.. automodule:: {name}\n   :members:\n   :undoc-members:\n"
+    heading = f"{name}\n{'=' * len(name)}\n\nIts chapter: :doc:`/{chapter}`\n\n"
+    return heading + f".. automodule:: {name}\n   :members:\n   :undoc-members:\n"
 
 
 def foreign(app, what, name, obj, skip, options) -> bool | None:
-    "For autodoc: leave out what a class has from elsewhere"
-    return True if not getattr(obj, "__module__", None) in (None, "builtins") and not str(obj.__module__).startswith("mtt_nb") else None
+    "For autodoc: leave out what a class has from elsewhere, and the fields of named tuples, which their class lists"
+    home = getattr(obj, "__module__", None) or "mtt_nb"
+    return True if type(obj).__name__ == "_tuplegetter" or not home.startswith(("mtt_nb", "builtins")) else None
 
 
 def docstring(app, what, name, obj, options, lines) -> None:
