@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from fastcore.docments import docments
@@ -68,7 +69,8 @@ def foreign(app, what, name, obj, skip, options) -> bool | None:
 def docstring(app, what, name, obj, options, lines) -> None:
     "For autodoc: what stands beside a parameter in the code becomes part of the docstring"
     if what not in ("function", "method", "class"): return
-    try: notes = docments(obj, full=True)
+    try:
+        with warnings.catch_warnings(action="ignore"): notes = docments(obj, full=True)  # of inherited docstrings
     except (TypeError, ValueError, OSError): return
     lines += [""]
     for parameter, note in notes.items():
