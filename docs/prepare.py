@@ -24,7 +24,7 @@ PARTS = {  # of the book, in order, by file name; a file belongs to the first th
 def shown(cell: dict) -> dict | None:
     "A cell as the site shows it, without directives and running widgets; None for one that is hidden or has no more to show"
     source = "".join(cell["source"])
-    if cell["cell_type"] != "code": return cell
+    if cell["cell_type"] != "code": return cell | dict(source=source.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md"))
     directives = re.findall(r"^#\|\s*(\w+)", source, re.M)
     text = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
     if "hide" in directives or not text: return None
@@ -70,7 +70,9 @@ def docstring(app, what, name, obj, options, lines) -> None:
     "For autodoc: what stands beside a parameter in the code becomes part of the docstring"
     if what not in ("function", "method", "class"): return
     try:
-        with warnings.catch_warnings(action="ignore"): notes = docments(obj, full=True)  # of inherited docstrings
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on docstrings of matplotlib, which a class inherits
+            notes = docments(obj, full=True)
     except (TypeError, ValueError, OSError): return
     lines += [""]
     for parameter, note in notes.items():
