@@ -5,6 +5,7 @@
 # %% ../nbs/42_cli.ipynb #8d2c6912
 from __future__ import annotations
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -29,16 +30,17 @@ from .folders import SUBSETS
 from .methods import METHODS, find_method
 from .models import NETWORKS, build
 from .reproduce import comparison, comparison_text, departures
-from .run import Protocol, Stopped, distil, judge, write_report
+from .run import Protocol, Stopped, TimeUp, distil, judge, write_report
+from .scale import Lost, Share, own_device, ranks, say, seconds_of
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
 
 # %% auto #0
-__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs',
-           'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn',
-           'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'adapted', 'record', 'run_folder', 'announce',
-           'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'lab_session', 'lab_replay', 'serve_lab',
-           'lab', 'bench', 'main']
+__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'StopAfter', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets',
+           'EvalEpochs', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher',
+           'BatchSyn', 'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'deadline', 'adapted', 'record',
+           'run_folder', 'announce', 'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'lab_session',
+           'lab_replay', 'serve_lab', 'lab', 'bench', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -46,15 +48,19 @@ def pick_device(
 ) -> str:
     "The device to use: for `auto` CUDA before MPS before CPU; ValueError for one that is not there"
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto": return next(kind for kind, ok in there.items() if ok)
+    if name == "auto": return own_device(next(kind for kind, ok in there.items() if ok))
     if not there.get(name.split(":")[0], False):
         raise ValueError(f"device {name!r} is not available here: use {' or '.join(k for k, ok in there.items() if ok)}, or auto")
-    return name
+    return own_device(name)
 
 # %% ../nbs/42_cli.ipynb #d33b47e1
 def given(**options) -> dict:
     "The options that were given on the command line"
     return {k: v for k, v in options.items() if v is not None}
+
+def deadline(stop_after: str | None) -> float:
+    "When to stop, on the clock of `time.monotonic`"
+    return math.inf if stop_after is None else time.monotonic() + seconds_of(stop_after)
 
 def adapted(base: Preset, method: str, **options):
     "The preset's settings with those options that were given"
@@ -64,32 +70,37 @@ def adapted(base: Preset, method: str, **options):
     return replace(base.config, **options)
 
 # %% ../nbs/42_cli.ipynb #7463054e
-def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, **options) -> ExpertBuffer:
-    "`record_experts` with a progress bar"
+def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, until=math.inf,
+           **options) -> ExpertBuffer:
+    "`record_experts`, shared with all processes that record there, with a progress bar"
     model = build(network["name"], data.shape, data.n_classes, **{k: v for k, v in network.items() if k != "name"})
     there = epochs * sum(f.exists() for f in (Path(out) / f"expert_{i:04d}.safetensors" for i in range(n)))
-    with tqdm(total=n * epochs, initial=there, desc="experts", unit="epoch", dynamic_ncols=True) as bar:
+    share = Share(ranks().counter(f"experts/{Path(out).name}") if ranks().size > 1 else None, until)
+    hidden = ranks().rank > 0
+    with tqdm(total=n * epochs, initial=there, desc="experts", unit="epoch", dynamic_ncols=True, disable=hidden) as bar:
         def show(e):
             bar.update()
             val = {} if e.accuracy is None else {"val": f"{e.accuracy:.3f}"}
             bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **val)
-        buffer = record_experts(data, model, out, n=n, epochs=epochs, augment=augment, seed=seed, callback=show, **options)
+        options |= dict(n=n, epochs=epochs, augment=augment, seed=seed, callback=show, share=share)
+        buffer = record_experts(data, model, out, **options)
     return buffer
 
-def run_folder(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol) -> None:
+def run_folder(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, until=math.inf) -> None:
     "Distillation, test and report in one folder, with progress bars; goes on where it was stopped"
-    config = distiller.config
-    with tqdm(total=config.iterations, desc="distil", unit="step", dynamic_ncols=True) as bar:
+    config, rank = distiller.config, distiller.ranks.rank
+    with tqdm(total=config.iterations, desc="distil", unit="step", dynamic_ncols=True, disable=rank > 0) as bar:
         def show(state):
             bar.update(state.step - bar.n)
             bar.set_postfix(loss=f"{state.loss:.3f}", lr=f"{state.lr:.4f}")
-        synthetic = distil(distiller, data, out, protocol, observers=[show])
+        synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
         bar.update(config.iterations - bar.n)
-    with tqdm(total=3, desc="test", unit="set", dynamic_ncols=True) as bar:
+    with tqdm(total=3, desc="test", unit="set", dynamic_ncols=True, disable=rank > 0) as bar:
         def next_set(name): bar.update(len(done)); bar.set_postfix_str(name); done[:] = [name]
         done = []
-        results = judge(synthetic, data, out, protocol, lr=config.lr_teacher, progress=next_set)
+        results = judge(synthetic, data, out, protocol, lr=config.lr_teacher, progress=next_set, ranks=distiller.ranks)
         bar.update(3 - bar.n)
+    if rank: return
     rows = comparison(synthetic, results, JsonLines.read(out / "log.jsonl"))
     beside = comparison_text(rows, departures(synthetic, len(distiller.buffer)) if hasattr(distiller, "buffer") else "")
     report = write_report(synthetic, data, results, out, protocol, beside)
@@ -107,6 +118,7 @@ Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Co
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; else MTT_NB_DATA, else ~/.cache/mtt_nb.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the same command goes on.")]
 Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
 Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many training images.")]
@@ -117,6 +129,8 @@ EvalEpochs = Annotated[int | None, typer.Option(help="Epochs of their training."
 # %% ../nbs/42_cli.ipynb #fe096e70
 def announce(device: str, data: ImageData) -> None:
     "Say what is used"
+    if ranks().rank: return
+    if ranks().size > 1: print(f"{ranks().size} ranks, of which this is the first")
     print(f"device: {device}" + (f" ({torch.get_num_threads()} threads)" if device == "cpu" else "") + f"; {data}")
 
 @app.command()
@@ -154,9 +168,11 @@ def experts(
     size: Size = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the experts; what it holds is kept.")] = Path("runs/experts"),
+    stop_after: StopAfter = None,
     device: Device = "auto",
 ):
     "Record expert trajectories: networks trained on the real images, every epoch kept."
+    until = deadline(stop_after)
     base = find_preset(preset or f"{data}-ipc1")
     where = pick_device(device)
     images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, device=where)
@@ -165,8 +181,8 @@ def experts(
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
     options = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
                     allow_tf32=tf32)
-    buffer = record(images, network, out, dsa, seed, **base.experts | options)
-    print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
+    buffer = record(images, network, out, dsa, seed, until=until, **base.experts | options)
+    if not ranks().rank: print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
 Iterations = Annotated[int | None, typer.Option(help="Meta-steps in all; a finished run goes on if there are more.")]
@@ -211,15 +227,19 @@ def distill(
     test_too: Annotated[bool, typer.Option(help="Test at every validation: for the paper's maximum, chooses nothing.")] = False,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
+    stop_after: StopAfter = None,
     device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
+    until = deadline(stop_after)
     base = find_preset(preset or f"{data}-ipc{ipc or 1}", find_method(method).presets)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
         compile=compile, memory="constant" if compile else None)
+    if segments_per_step is None and hasattr(config, "segments_per_step"):  # each rank has one, if nothing else is said
+        config = replace(config, segments_per_step=max(config.segments_per_step, ranks().size))
     needs_experts = find_method(method).needs_experts
     if experts and not needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
     where = pick_device(device)
@@ -236,9 +256,11 @@ def distill(
         reach = max(base.experts["epochs"], config.last_epoch)
         dsa = DSA(config.augment, mode=config.augment_mode)
         options = dict(base.experts, epochs=reach) | given(compile=compile, allow_tf32=tf32)
-        buffer = record(images, base.network, out / "experts", dsa, seed, **options)
+        buffer = record(images, base.network, out / "experts", dsa, seed, until=until, **options)
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
-    run_folder(find_method(method).make(config, images, learner), images, out, protocol)
+    distiller = find_method(method).make(config, images, learner)
+    distiller.join(ranks())
+    run_folder(distiller, images, out, protocol, until)
 
 # %% ../nbs/42_cli.ipynb #3b9b5d4d
 @app.command()
@@ -252,13 +274,16 @@ def reproduce(
     limit: Annotated[int | None, typer.Option(help="Training images, for a trial.")] = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command goes on there.")] = None,
+    stop_after: StopAfter = None,
     device: Device = "auto",
 ):
     "Experts, distillation and both ways of judging by a preset, beside the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
-    common = dict(data=data, preset=name, root=root, seed=seed, device=device)
-    experts(**common, n=n, limit=limit, out=out / "experts")
-    distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True, out=out)
+    common, until = dict(data=data, preset=name, root=root, seed=seed, device=device), deadline(stop_after)
+    experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
+    left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
+    distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True, out=out,
+            stop_after=left)
 
 # %% ../nbs/42_cli.ipynb #925ac665
 @app.command()
@@ -392,8 +417,11 @@ def main(
     "The entry point of `mtt-nb`"
     try: app(args)
     except Stopped as e:
-        print(f"\n{e}: run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        say(f"\n{e}: run the same command again to go on")
+        sys.exit(0 if isinstance(e, TimeUp) else 130)
+    except Lost as e:
+        say(f"mtt-nb: {e}: the run ends here; the same command goes on from its last checkpoint")
+        sys.exit(1)
     except (ValueError, OSError) as e:
-        print(f"mtt-nb: {e}", file=sys.stderr)
+        say(f"mtt-nb: {e}")
         sys.exit(2)

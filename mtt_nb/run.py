@@ -5,18 +5,23 @@
 # %% ../nbs/39_run.ipynb #4e4ad70b
 from __future__ import annotations
 import json
+import math
 import platform
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
+from filelock import FileLock, Timeout
 from . import __version__
 from .data import ImageData
-from .distill import JsonLines, load_checkpoint, save_checkpoint
+from .distiller import ALONE, JsonLines, load_checkpoint, save_checkpoint
 from .evaluate import Evaluation, accuracies, by_spec, evaluate, full_set, train_networks
+from .experts import Damaged
 from .history import History, Recorder
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
@@ -24,8 +29,8 @@ from .speed import tf32
 from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
-__all__ = ['REPORT', 'Protocol', 'look', 'StopRequest', 'Stopped', 'best_validation', 'go_on', 'distil', 'judge', 'made_with',
-           'accuracy_rows', 'write_report']
+__all__ = ['REPORT', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'alone_in', 'resume',
+           'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'judge', 'made_with', 'accuracy_rows', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -47,82 +52,124 @@ class Protocol:
                     compile=self.compile) | other
 
 # %% ../nbs/39_run.ipynb #10f6c73a
-def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol) -> dict[str, float]:
+def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, ranks=ALONE) -> dict[str, float]:
     "What a validation logs: mean and spread on the validation images and, if asked, of the same networks on the test images"
     model = by_spec(json.dumps(synthetic.meta["network"])).to(data.device)
-    options, seen = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}
+    options, seen, n = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}, protocol.val_nets
     with tf32(False):  # as `evaluate`
-        thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, **options)
+        thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, rows=ranks.rows(n), **options)
         for split in ("val", "test") if protocol.test_too else ("val",):
-            e = Evaluation(tuple(accuracies(model, thetas, *data.part(split)).tolist()), split)
+            e = Evaluation(tuple(ranks.collect(accuracies(model, thetas, *data.part(split)), n).tolist()), split)
             seen |= {f"{split}_accuracy": round(e.mean, 6), f"{split}_std": round(e.std, 6)}
     return seen
 
 # %% ../nbs/39_run.ipynb #6b90f0b6
 class StopRequest:
-    "Within this context the first Ctrl-C sets `asked`; the next one interrupts as usual"
-    def __init__(self): self.asked = False
-    def _ask(self, *_):
+    "Within this context the first Ctrl-C, or the first SIGTERM, sets `asked`; the next one interrupts as usual"
+    def __init__(self): self.asked, self._before = False, {}
+    def _ask(self, number, _):
         self.asked = True
-        signal.signal(signal.SIGINT, self._before)
+        signal.signal(number, self._before.pop(number))
     def __enter__(self):
-        self._main = threading.current_thread() is threading.main_thread()  # only there can signals be caught
-        if self._main: self._before = signal.signal(signal.SIGINT, self._ask)
+        if threading.current_thread() is threading.main_thread():  # only there can signals be caught
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
     def __exit__(self, *_):
-        if self._main: signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items(): signal.signal(number, handler)
 
 # %% ../nbs/39_run.ipynb #6531922b
 class Stopped(Exception):
     "A run was asked to stop, has written its checkpoint and can go on"
+class TimeUp(Stopped):
+    "It was asked by its time limit"
 
 def best_validation(log: list[dict]) -> dict | None:
     "The line of the highest validation accuracy, the latest of equals"
     validations = [line for line in log if "val_accuracy" in line]
     return max(validations, key=lambda line: (line["val_accuracy"], line["step"]), default=None)
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    "Within it no other process may be in the folder; ValueError if one is. A process that dies lets go"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try: lock.acquire()
+    except Timeout: raise ValueError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
+    try: yield
+    finally: lock.release()
+
 # %% ../nbs/39_run.ipynb #856dcf67
+def resume(distiller, checkpoint: Path) -> bool:
+    "Bring a distiller to its checkpoint, or where that is damaged or unfinished to the one before; False without any"
+    before = checkpoint.with_suffix(".previous.safetensors")
+    try:
+        if checkpoint.exists(): load_checkpoint(checkpoint, distiller); return True
+    except Damaged as e:
+        if not before.exists(): raise
+        print(f"{e}\ngoing on from the one before it, {before.name}", file=sys.stderr)
+    if not before.exists(): return False
+    load_checkpoint(before, distiller)
+    if checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".damaged.safetensors"))  # else it would be kept as good
+    return True
+
+def keep_checkpoint(distiller, checkpoint: Path) -> None:
+    "Write a checkpoint, and keep the one before"
+    distiller.ranks.require_same(distiller.shared_state())
+    if not distiller.ranks.rank and checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".previous.safetensors"))
+    save_checkpoint(checkpoint, distiller)
+
 def go_on(distiller, out: Path, total: int) -> Recorder:
     "Bring a distiller to where its run folder stands, and go on with the history"
-    checkpoint, history = out / "checkpoint.safetensors", out / "history.safetensors"
-    if not checkpoint.exists() and (out / "distilled.safetensors").exists():
+    checkpoint, history, ranks, there = out / "checkpoint.safetensors", out / "history.safetensors", distiller.ranks, False
+    if not ranks.rank: there = resume(distiller, checkpoint)
+    if not ranks.rank and not there and (out / "distilled.safetensors").exists():
         raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
-    before = History.load(history) if checkpoint.exists() and history.exists() else None
-    if checkpoint.exists(): load_checkpoint(checkpoint, distiller)
-    else: save_checkpoint(checkpoint, distiller)
+    ranks.meet()
+    if ranks.rank: there = resume(distiller, checkpoint)
+    if not there: keep_checkpoint(distiller, checkpoint)
+    before = History.load(history) if there and history.exists() else None
     return Recorder(distiller, every=max(1, total // 300), history=before, total=total)
+
+# %% ../nbs/39_run.ipynb #c1f7d6ba
+def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
+    "Log a validation, and keep the set if none before was better"
+    best, step = best_validation(log.read(log.path)), distiller.steps
+    log.write(step=step, **seen)
+    recorder.measured(step, seen["val_accuracy"])
+    if best is None or seen["val_accuracy"] >= best["val_accuracy"]: distiller.synthetic.save(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
-    distiller,  # any object with .step, .steps, .synthetic, iteration and state_dict
+    distiller,  # any object with .step, .steps, .synthetic, .ranks, iteration and state_dict
     data: ImageData,
     out: Path | str,  # the run folder; one that holds a run with the same settings goes on
     protocol: Protocol = Protocol(),
     *,
     checkpoint_every=20.0,  # seconds
     observers: Iterable[Callable] = (),  # each is called with every State
+    until=math.inf,  # when to stop, on the clock of `time.monotonic`
 ) -> SyntheticSet:  # the set that was best on validation
-    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C"
-    out, total = Path(out), distiller.config.iterations
-    recorder = go_on(distiller, out, total)
-    log = JsonLines(out / "log.jsonl", after_step=distiller.steps)
-    best, saved = best_validation(log.read(log.path)), time.monotonic()
-    with StopRequest() as stop:
+    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp when it is time"
+    out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
+    with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
+        recorder = go_on(distiller, out, total)
+        writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
+        saved = time.monotonic()
         for state in distiller:
-            for observer in (log, recorder, *observers): observer(state)
+            for observer in (*writers, *observers): observer(state)
             last = distiller.steps == total
             if last or distiller.steps % protocol.eval_every == 0:
-                entry = dict(step=distiller.steps, **look(distiller.synthetic, data, protocol))
-                log.write(**entry)
-                recorder.measured(distiller.steps, entry["val_accuracy"])
-                if best is None or entry["val_accuracy"] >= best["val_accuracy"]:
-                    best = entry
-                    distiller.synthetic.save(out / "distilled.safetensors")
-            if last or stop.asked or time.monotonic() - saved > checkpoint_every:
-                recorder.history.save(out / "history.safetensors")
-                save_checkpoint(out / "checkpoint.safetensors", distiller)
+                seen = look(distiller.synthetic, data, protocol, ranks)
+                if not ranks.rank: keep_best(distiller, seen, out, *writers)
+            now = time.monotonic()
+            asked, late, due = ranks.agree(stop.asked, now >= until, now - saved > checkpoint_every)
+            if last or asked or late or due:
+                if not ranks.rank: recorder.history.save(out / "history.safetensors")
+                keep_checkpoint(distiller, out / "checkpoint.safetensors")
                 saved = time.monotonic()
-            if stop.asked and not last: raise Stopped(f"stopped after meta-step {distiller.steps} of {total}; nothing is lost")
+            if (asked or late) and not last:
+                raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps} of {total}; nothing is lost")
+        ranks.meet()
     return SyntheticSet.load(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #f313b196
@@ -134,21 +181,24 @@ def judge(
     *,
     lr: float,  # for the real images: that from which the distillation started
     progress: Callable[[str], None] = lambda name: None,  # told what is measured next
+    ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
     "Test accuracies of the distilled set, of a random selection of its size and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
     asked = dict(step=synthetic.meta.get("step"), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
     stored = json.loads(file.read_text()) if file.exists() else {}
     if stored.get("asked") != asked: stored = {"asked": asked, "accuracies": {}}
-    options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
+    same = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
     ipc = len(synthetic) // data.n_classes
-    sets = {"distilled": lambda: synthetic, "random": lambda: random_selection(data, ipc, seed=protocol.seed, **options),
-            "full data": lambda: full_set(data, **options)}
+    sets = {"distilled": lambda: synthetic, "random": lambda: random_selection(data, ipc, seed=protocol.seed, **same),
+            "full data": lambda: full_set(data, **same)}
     for name, make in sets.items():
         if name in stored["accuracies"]: continue
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
-        stored["accuracies"][name] = evaluate(make(), data, **protocol.options(epochs=epochs), split="test").accuracies
+        options = protocol.options(epochs=epochs, ranks=ranks)
+        stored["accuracies"][name] = evaluate(make(), data, **options, split="test").accuracies
+        if ranks.rank: continue
         new = file.with_suffix(".new")
         new.write_text(json.dumps(stored))
         new.replace(file)
