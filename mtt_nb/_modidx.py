@@ -340,6 +340,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mtt_nb.history.Thinned.__init__': ('history.html#thinned.__init__', 'mtt_nb/history.py'),
                                 'mtt_nb.history.Thinned.__len__': ('history.html#thinned.__len__', 'mtt_nb/history.py'),
                                 'mtt_nb.history.Thinned.add': ('history.html#thinned.add', 'mtt_nb/history.py'),
+                                'mtt_nb.history.Thinned.checked': ('history.html#thinned.checked', 'mtt_nb/history.py'),
                                 'mtt_nb.history._plane': ('history.html#_plane', 'mtt_nb/history.py'),
                                 'mtt_nb.history.about': ('history.html#about', 'mtt_nb/history.py'),
                                 'mtt_nb.history.as_float32': ('history.html#as_float32', 'mtt_nb/history.py'),

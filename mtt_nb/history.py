@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .data import image_grid
-from .experts import load_tensors, save_tensors
+from .experts import load_tensors, save_tensors, understood
 from .matching import matching_loss
 from .plane import Plane
 from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture
@@ -35,6 +35,13 @@ class Thinned:
             self.items, self.stride = self.items[::2], 2 * self.stride
             self.extra = self.items[-1] is not item
             if self.extra: self.items.append(item)
+    @staticmethod
+    def checked(state: dict) -> dict:
+        "`vars` of one, from a file; an error where they are none"
+        if state.keys() != vars(Thinned(1)).keys(): raise LookupError(", ".join(state))
+        if not isinstance(state["items"], list) or len(state["items"]) > state["limit"] + 1: raise TypeError("items")
+        if min(state["limit"], state["stride"]) < 1 or type(state["extra"]) is not bool: raise TypeError("limit, stride, extra")
+        return {**state, **{k: int(state[k]) for k in ("limit", "stride", "seen")}}
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i]
 
@@ -81,10 +88,13 @@ class History:
     def load(cls, path: Path | str) -> History:
         "Read what `save` wrote; ValueError for a damaged or foreign file"
         tensors, meta = load_tensors(path, "history")
-        parts = unpack(meta["history"], [tensors[str(i)].numpy() for i in range(len(tensors))])
-        history = cls(parts["info"])
-        history.planes = parts["planes"]
-        for name in ("points", "frames", "accuracy"): vars(getattr(history, name)).update(parts[name])
+        with understood(path):
+            parts = unpack(meta["history"], [tensors[str(i)].numpy() for i in range(len(tensors))])
+            history = cls(dict(parts["info"]))
+            history.planes = [dict(plane, expert=int(plane["expert"])) for plane in parts["planes"]]
+            for name in ("points", "frames", "accuracy"): vars(getattr(history, name)).update(Thinned.checked(parts[name]))
+            for frame in history.frames: frame["step"], frame["images"].shape
+            for step, *numbers in (*history.points, *history.accuracy): range(step), [float(x) for x in numbers if x is not None]
         return history
 
 # %% ../nbs/12_history.ipynb #0a72a691

@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 # %% auto #0
-__all__ = ['NORMS', 'POOLS', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet', 'build',
-           'FlatModel', 'better_together', 'ensemble_logits', 'training_loss']
+__all__ = ['NORMS', 'POOLS', 'NETWORKS', 'LARGEST', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
+           'build', 'FlatModel', 'better_together', 'ensemble_logits', 'training_loss']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -98,6 +98,7 @@ class LeNet(Layers):
 
 # %% ../nbs/03_models.ipynb #f4c39b65
 NETWORKS = {"convnet": ConvNet, "mlp": MLP, "lenet": LeNet}
+LARGEST = 10**10  # parameters of a network; a file from a stranger may ask for any number
 
 def build(
     name: str,  # a key of NETWORKS
@@ -113,6 +114,8 @@ def build(
     if unknown: raise ValueError(f"{name} has no option {unknown}: its options are {', '.join(options) or 'none'}")
     if len(shape) != 3 or min(shape) < 1 or n_classes < 1:
         raise ValueError(f"images of shape {shape} in {n_classes} classes: give C, H, W and n_classes, each at least 1")
+    with torch.device("meta"): size = sum(p.numel() for p in network(shape, n_classes, **kw).parameters())  # takes no memory
+    if size > LARGEST: raise ValueError(f"{name} of {shape} in {n_classes} classes with {kw} has {size:,} parameters: too many")
     with torch.random.fork_rng(devices=[]): module = network(shape, n_classes, **kw)  # leaves the global generator as it was
     module.spec = dict(name=name, shape=list(shape), n_classes=n_classes, **{**options, **kw})
     return module

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 from .augment import DSA
 from .data import TRANSFORMS, ImageData, Transform, image_grid, seeded
-from .experts import load_tensors, save_tensors
+from .experts import load_tensors, save_tensors, understood
 
 # %% auto #0
-__all__ = ['SyntheticSet', 'choose_per_class', 'describe', 'random_selection', 'starting_images', 'differences',
+__all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_selection', 'starting_images', 'differences',
            'require_same_data']
 
 # %% ../nbs/06_synthetic.ipynb #e4c946e7
@@ -38,6 +38,8 @@ def _png(picture: np.ndarray) -> bytes:
     return out.getvalue()
 
 # %% ../nbs/06_synthetic.ipynb #24ef8c3f
+MADE_FROM = dict(data=str, fingerprint=str, classes=list, network=dict, data_options=dict)  # entries of every meta
+
 @dataclass(frozen=True, eq=False)
 class SyntheticSet:
     "A small training set and all that another program needs to train on it"
@@ -65,8 +67,14 @@ class SyntheticSet:
     def load(cls, path: Path | str) -> SyntheticSet:
         "Read what `save` wrote; ValueError for a damaged or foreign file"
         tensors, meta = load_tensors(path, "synthetic set")
-        parts = {k.removeprefix("transform."): t for k, t in tensors.items() if k.startswith("transform.")}
-        return cls(tensors["images"], tensors["labels"], tensors["lr"].item(), meta, TRANSFORMS[meta["transform"]](**parts))
+        with understood(path):
+            parts = {k.removeprefix("transform."): t for k, t in tensors.items() if k.startswith("transform.")}
+            transform = TRANSFORMS[meta["transform"]](**parts)
+            read = cls(tensors["images"], tensors["labels"], tensors["lr"].item(), meta, transform)
+            repr(read), read.augment, read.display()  # as far as they go, the parts belong together
+            for key, kind in MADE_FROM.items():
+                if not isinstance(meta[key], kind): raise TypeError(f"{key} is {meta[key]!r}")
+            return read
     def dataset(self) -> TensorDataset:
         "For a DataLoader: pairs of an image and its label"
         return TensorDataset(self.images.cpu(), self.labels.cpu())
