@@ -452,6 +452,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'mtt_nb/models.py'),
                                'mtt_nb.models._redraw': ('models.html#_redraw', 'mtt_nb/models.py'),
                                'mtt_nb.models._refuse': ('models.html#_refuse', 'mtt_nb/models.py'),
+                               'mtt_nb.models._require_memory': ('models.html#_require_memory', 'mtt_nb/models.py'),
                                'mtt_nb.models.better_together': ('models.html#better_together', 'mtt_nb/models.py'),
                                'mtt_nb.models.build': ('models.html#build', 'mtt_nb/models.py'),
                                'mtt_nb.models.choose': ('models.html#choose', 'mtt_nb/models.py'),
