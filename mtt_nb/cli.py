@@ -36,11 +36,11 @@ from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
 
 # %% auto #0
-__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'StopAfter', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets',
-           'EvalEpochs', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher',
-           'BatchSyn', 'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'deadline', 'adapted', 'record',
-           'run_folder', 'announce', 'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show', 'lab_session',
-           'lab_replay', 'serve_lab', 'lab', 'bench', 'main']
+__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Stream', 'StopAfter', 'Device', 'Zca', 'Limit',
+           'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg',
+           'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'deadline',
+           'adapted', 'record', 'run_folder', 'announce', 'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show',
+           'lab_session', 'lab_replay', 'serve_lab', 'lab', 'bench', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -118,6 +118,7 @@ Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Co
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; else MTT_NB_DATA, else ~/.cache/mtt_nb.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Leave images on disk: for more than fit into memory.")]
 StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the same command goes on.")]
 Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
 Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
@@ -169,13 +170,15 @@ def experts(
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the experts; what it holds is kept.")] = Path("runs/experts"),
     stop_after: StopAfter = None,
+    stream: Stream = False,
     device: Device = "auto",
 ):
     "Record expert trajectories: networks trained on the real images, every epoch kept."
     until = deadline(stop_after)
     base = find_preset(preset or f"{data}-ipc1")
     where = pick_device(device)
-    images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, device=where)
+    images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, stream=stream,
+                  device=where)
     announce(where, images)
     network = (base.network if model in (None, base.network["name"]) else {"name": model}) | given(width=width, depth=depth)
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
@@ -228,6 +231,7 @@ def distill(
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
     stop_after: StopAfter = None,
+    stream: Stream = False,
     device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
@@ -246,7 +250,7 @@ def distill(
     buffer = ExpertBuffer(experts) if experts else None
     options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size)
     if buffer: options = buffer.meta["data_options"]
-    images = load(data, root, **options, device=where)
+    images = load(data, root, **options, stream=stream, device=where)
     announce(where, images)
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),

@@ -32,7 +32,7 @@ def accuracies(
 ) -> Tensor:  # [K]
     "Share of the images that each of K networks classifies correctly"
     if not len(thetas): return torch.zeros(0, device=x.device)
-    batch_size = batch_size or max(1, 2**18 // x[0, 0].numel())
+    batch_size = batch_size or max(1, 2**18 // x.shape[2:].numel())
     hits = sum((ensemble_logits(model, thetas, xb.expand(len(thetas), *xb.shape)).argmax(-1) == yb).sum(1)
                for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True))
     return hits / len(x)

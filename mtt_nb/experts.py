@@ -159,7 +159,7 @@ def _opened(path: Path | str) -> Iterator:
     try:
         with safe_open(path, "pt") as f: yield f
     except FileNotFoundError: raise FileNotFoundError(f"no file {path}") from None
-    except (SafetensorError, OSError, IndexError) as e: raise Damaged(path, e) from None
+    except (SafetensorError, OSError, IndexError, RuntimeError) as e: raise Damaged(path, e) from None
 
 @contextmanager
 def understood(path: Path | str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from mtt_nb.run import Protocol, distil
 from mtt_nb.scale import ranks
 from mtt_nb.settings import find_preset
 
-RECORD = ["experts", "--n", 8, "--epochs", 10, "--device", "cpu", "--out"]
+RECORD = ["experts", "--n", 8, "--epochs", 22, "--device", "cpu", "--out"]
 STEPS = 40
 
 
@@ -38,6 +38,7 @@ def distilling(args):
 def measure(rounds=3):
     found = {"recording": {1: [], 2: []}, "distilling": {1: [], 2: []}}
     with tempfile.TemporaryDirectory() as folder:
+        with started([*RECORD, Path(folder, "first"), "--stop-after", "0s"], folder) as processes: ended(processes)  # loads the package
         for i in range(rounds):
             for size in (1, 2):
                 out = Path(folder, f"experts{i}{size}")

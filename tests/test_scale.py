@@ -27,14 +27,14 @@ from mtt_nb.distiller import FORMAT, Alone, JsonLines, load_checkpoint, save_che
 from mtt_nb.experts import ExpertBuffer, checksum, load_tensors, record_experts, save_tensors
 from mtt_nb.methods import METHODS
 from mtt_nb.models import build
-from mtt_nb.run import Protocol, distil, resume
+from mtt_nb.run import Protocol, distil, judge, resume
 from mtt_nb.scale import Share, seconds_of
 
 EXPERTS = ["experts", "--n", 4, "--epochs", 3, "--width", 8, "--batch-size", 64, "--device", "cpu", "--out"]
 DISTILL = ["distill", "--experts", "experts", "--syn-steps", 5, "--max-start-epoch", 2, "--iterations", 12, "--eval-every", 4, "--nets", 3,
            "--eval-epochs", 5, "--segments-per-step", 2, "--device", "cpu", "--out"]
 SPAWN = multiprocessing.get_context("forkserver")  # a fork of a process that has the package loaded: a start takes no time
-SPAWN.set_forkserver_preload(["mtt_nb.cli", "mtt_nb.plots"])
+SPAWN.set_forkserver_preload(["mtt_nb.cli", "mtt_nb.plots", "sklearn.datasets"])
 
 
 def run(*args, cwd):
@@ -428,3 +428,29 @@ def test_a_large_buffer_is_read_row_by_row(tmp_path):
         assert ended(one) == [0]
         grown, length = map(int, one[0].log.read_text().split())
     assert length == 1_000_000 and grown < 20_000, grown
+
+
+def test_streamed_data_are_the_same_data(tmp_path, monkeypatch):
+    "Images left in the mapped file: the same fingerprint, the same experts but for rounding, and no part is ever in memory whole"
+    from PIL import Image
+    digits = load("digits", val_fraction=0)
+    for part in ("train", "test"):
+        for i, (x, y) in enumerate(zip(digits.to_display(getattr(digits, f"x_{part}"))[:120], getattr(digits, f"y_{part}")[:120])):
+            file = tmp_path / "images" / part / str(int(y)) / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((x[0] * 255).byte().numpy()).save(file)
+    monkeypatch.setenv("MTT_NB_DATA", str(tmp_path / "cache"))
+    there, mapped = (load("folder", tmp_path / "images", stream=stream) for stream in (False, True))
+    assert mapped.fingerprint == there.fingerprint and mapped.shape == there.shape and mapped.options == there.options
+    assert not isinstance(mapped.x_train, torch.Tensor) and isinstance(there.x_train, torch.Tensor) and mapped.x_train.raw.dtype == torch.uint8
+    rows = torch.randint(len(there.x_train), (3, 5))
+    for which in (rows, rows[0], slice(2, 7)): torch.testing.assert_close(mapped.x_train[which], there.x_train[which], rtol=1e-5, atol=1e-5)
+    model = build("convnet", there.shape, there.n_classes, width=8, depth=2)
+    one, two = (record_experts(d, model, tmp_path / name, n=1, epochs=2, batch_size=32, augment=DSA("flip")) for name, d in (("one", there), ("two", mapped)))
+    torch.testing.assert_close(one.trajectory(0), two.trajectory(0), rtol=1e-3, atol=1e-4)
+    assert (one.meta, one.accuracy.tolist()) == (two.meta, two.accuracy.tolist())
+    assert record_experts(mapped, model, tmp_path / "one", n=1, epochs=2, batch_size=32, augment=DSA("flip")).meta == one.meta  # goes on there
+    mtt = MTT(replace(CONFIG, iterations=2, expert_epochs=1, augment="flip"), mapped, one)
+    distil(mtt, mapped, tmp_path / "run", QUICK)
+    assert set(judge(mtt.synthetic, mapped, tmp_path / "run", replace(QUICK, full_epochs=1), lr=0.01)) == {"distilled", "random", "full data"}
+    with pytest.raises(ValueError, match="zca"): load("folder", tmp_path / "images", stream=True, zca=True)
