@@ -1,6 +1,6 @@
 """How much faster two ranks of one thread are than one: python tests/measure_scale.py nbs/scale_cpu.json
 
-On a machine with nothing else to do. Start-up is left out: processes begin with the package loaded, and the clock of a distillation begins with its fourth step."""
+On a machine with nothing else to do. Start-up is left out: the clock of a recording begins with the first expert, that of a distillation with the fourth step."""
 import json
 import platform
 import sys
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from test_scale import ended, started
+from test_scale import ended, started, wait_until
 
 from mtt_nb.data import load
 from mtt_nb.distill import MTT
@@ -42,8 +42,10 @@ def measure(rounds=3):
         for i in range(rounds):
             for size in (1, 2):
                 out = Path(folder, f"experts{i}{size}")
-                began = time.monotonic()
-                with started([*RECORD, out], folder, size) as processes: assert ended(processes, 300) == [0] * size
+                with started([*RECORD, out], folder, size) as processes:
+                    wait_until(lambda there=out: list(there.glob(".*.lock")))
+                    began = time.monotonic()
+                    assert ended(processes, 300) == [0] * size
                 found["recording"][size].append(8 / (time.monotonic() - began))
                 out, experts = Path(folder, f"run{i}{size}"), out
                 with started([experts, out], folder, size, job=distilling) as processes: assert ended(processes, 300) == [0] * size
