@@ -8,10 +8,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 # %% auto #0
-__all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'adjust_color', 'hole', 'warp_by_hand', 'warp',
-           'affine', 'draw', 'Strategy', 'DSA']
+__all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'PART', 'adjust_color', 'hole', 'warp_by_hand',
+           'warp', 'affine', 'draw', 'Strategy', 'DSA']
 
 # %% ../nbs/02_augment.ipynb #12751140
 def adjust_color(
@@ -154,12 +155,23 @@ class Strategy:
 
 # %% ../nbs/02_augment.ipynb #dd53d233
 def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dict[str, Tensor]:
-    "The operations' parameters as vectors with one entry for every image of x [*lead,C,H,W], of its type and on its device"
+    "The operations' parameters as vectors with one entry for every image of [*lead,C,H,W], of the type of x and on its device"
     try: return {name: params[name].to(x).expand(lead).reshape(-1) for o in operations for name in PARAMETERS[o]}
     except KeyError as name: raise ValueError(f"no parameter {name}, drawn by another strategy? use sample of this one") from None
     except RuntimeError:
-        given = tuple(next(iter(params.values())).shape)
-        raise ValueError(f"parameters for {given} images, but images {tuple(x.shape)}: use sample({tuple(lead)}, ...)") from None
+        given, images = tuple(next(iter(params.values())).shape), (*lead, *x.shape[-3:])
+        raise ValueError(f"parameters for {given} images, but images {images}: use sample({tuple(lead)}, ...)") from None
+
+# %% ../nbs/02_augment.ipynb #cb50a0c2
+PART = 2**20  # values that are worked on at once: 4 MB
+
+def _in_parts(f, x: Tensor, rows: Tensor, params: dict[str, Tensor]) -> Tensor:
+    "f(x[rows], params), of which only the output is kept for the backward pass where it is larger than a part"
+    def part(rows, params): return f(x[rows], params)
+    size = max(1, PART // x[0].numel())
+    if len(rows) <= size: return part(rows, params)
+    cuts = ((rows[i : i + size], {k: v[i : i + size] for k, v in params.items()}) for i in range(0, len(rows), size))
+    return torch.cat([checkpoint(part, *cut, use_reentrant=False) for cut in cuts])
 
 # %% ../nbs/02_augment.ipynb #c5815b0c
 class DSA(Strategy):
@@ -188,11 +200,17 @@ class DSA(Strategy):
         self,
         x: Tensor,  # images [n,C,H,W], or [calls,n,C,H,W]
         params: dict[str, Tensor],  # of `sample`; those of one image serve all
-    ) -> Tensor:  # like x
+        rows: Tensor | None = None,  # indices [...] of x: augment x[rows], in parts
+    ) -> Tensor:  # like x, or [...,C,H,W] for rows
         "Apply the operations with these parameters: differentiable in x; same parameters, same result"
-        *lead, _, h, w = x.shape
-        out, p = x.reshape(-1, *x.shape[-3:]), _aligned(params, self.operations, x, lead)
-        if "color" in self.operations: out = adjust_color(out, p["brightness"], p["saturation"], p["contrast"])
-        if GEOMETRIC & set(self.operations): out = warp(out, affine(p, h, w))
-        if "cutout" in self.operations: out = out.masked_fill(hole(p["cut_x"], p["cut_y"], h, w, self.magnitudes["cutout"]), 0)
-        return out.view(x.shape)
+        shape = x.shape if rows is None else (*rows.shape, *x.shape[1:])
+        p = _aligned(params, self.operations, x, shape[:-3])
+        if rows is None: return self._apply(x.reshape(-1, *shape[-3:]), p).view(shape)
+        return _in_parts(self._apply, x, rows.flatten(), p).view(shape)
+
+    def _apply(self, x: Tensor, p: dict[str, Tensor]) -> Tensor:
+        "To images [n,C,H,W], with a vector [n] for every parameter"
+        if "color" in self.operations: x = adjust_color(x, p["brightness"], p["saturation"], p["contrast"])
+        if GEOMETRIC & set(self.operations): x = warp(x, affine(p, *x.shape[2:]))
+        if "cutout" not in self.operations: return x
+        return x.masked_fill(hole(p["cut_x"], p["cut_y"], *x.shape[2:], self.magnitudes["cutout"]), 0)

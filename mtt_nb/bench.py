@@ -5,7 +5,6 @@
 # %% ../nbs/40_bench.ipynb #b3cdbd95
 from __future__ import annotations
 import ctypes
-import os
 import platform
 import statistics
 import time
@@ -31,10 +30,10 @@ from .speed import Fast, fast, recorded, tf32
 from .unroll import adjoint_step, gradient, student_step, unroll
 
 # %% auto #0
-__all__ = ['VARIANTS', 'KEEP_MEMORY', 'SIDE_BY_SIDE', 'TASKS', 'COLUMNS', 'Inputs', 'inputs', 'reference_step', 'package_step',
-           'errors', 'arithmetic', 'seconds', 'peak_rates', 'peak_growth', 'by_loader', 'meta_step', 'recording',
-           'evaluation', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak', 'bench', 'machine',
-           'processor', 'ratio', 'table']
+__all__ = ['VARIANTS', 'SIDE_BY_SIDE', 'TASKS', 'COLUMNS', 'Inputs', 'inputs', 'reference_step', 'package_step', 'errors',
+           'arithmetic', 'seconds', 'peak_rates', 'libc', 'peak_growth', 'by_loader', 'meta_step', 'recording',
+           'evaluation', 'return_memory', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak', 'processor',
+           'machine', 'ratio', 'table', 'bench']
 
 # %% ../nbs/40_bench.ipynb #7d3e4c61
 class Inputs(NamedTuple):
@@ -46,6 +45,7 @@ class Inputs(NamedTuple):
     lr: Tensor
     params: dict[str, Tensor]  # of the augmentation [N,B]
 
+# %% ../nbs/40_bench.ipynb #962428ae
 def inputs(model: FlatModel, shape: tuple[int, int, int], batch: int, steps: int, device="cpu", dtype=torch.float32) -> Inputs:
     "Random ones: a network's random start, a target near it, noise for images"
     g = seeded(0, "bench")
@@ -70,9 +70,8 @@ def reference_step(model: FlatModel, given: Inputs) -> tuple[Tensor, Tensor]:
 def package_step(model: FlatModel, given: Inputs, **options) -> tuple[Tensor, Tensor]:
     "The same by `unroll`, with its options"
     images, lr = (t.clone().requires_grad_() for t in (given.images, given.lr))
-    n = len(next(iter(given.params.values())))
-    xs = DSA()(images.expand(n, *images.shape), given.params)
-    end = unroll(model, given.start, xs, given.labels.expand(n, -1), lr, **options)
+    rows = torch.arange(len(images), device=images.device).expand(next(iter(given.params.values())).shape)
+    end = unroll(model, given.start, DSA()(images, given.params, rows), given.labels[rows], lr, **options)
     return torch.autograd.grad(matching_loss(end, given.start, given.target), (images, lr))
 
 # %% ../nbs/40_bench.ipynb #e99c8cc3
@@ -88,6 +87,7 @@ def errors(shape, batch: int, steps: int, width: int, device="cpu", variants=("r
             found[f"{name}, {str(dtype)[6:]}"] = ((grad - exact).norm() / exact.norm()).item()
     return found
 
+# %% ../nbs/40_bench.ipynb #c8470e78
 VARIANTS: dict[str, Callable] = {
     "reference": reference_step, "constant": package_step, "compiled": partial(package_step, compile=True),
     "replayed": partial(package_step, compile=True), "replayed, tf32": partial(package_step, compile=True)}
@@ -119,6 +119,7 @@ def seconds(f: Callable, device="cpu") -> float:
     wait()
     return time.perf_counter() - began
 
+# %% ../nbs/40_bench.ipynb #b014969c
 @torch.no_grad()
 def peak_rates(device="cpu", times=10) -> dict[str, float]:
     "The most operations a second of float32 convolutions (128 to 128 channels, 3x3) and of matrix products"
@@ -134,6 +135,11 @@ def peak_rates(device="cpu", times=10) -> dict[str, float]:
     return best
 
 # %% ../nbs/40_bench.ipynb #4611f7c6
+def libc(name: str, *values: int) -> None:
+    "Call a function of the C library where it has one of this name, as glibc has for its memory"
+    with suppress(AttributeError, OSError, TypeError): getattr(ctypes.CDLL(None), name)(*values)
+
+# %% ../nbs/40_bench.ipynb #0290663a
 def peak_growth(f: Callable, device="cpu") -> int | None:
     "Bytes by which the memory in use grows at most while `f` runs; None where neither CUDA nor Linux can tell"
     if str(device).startswith("cuda"):
@@ -141,8 +147,8 @@ def peak_growth(f: Callable, device="cpu") -> int | None:
         before = torch.cuda.memory_allocated()
         f()
         return torch.cuda.max_memory_allocated() - before
-    with suppress(AttributeError, OSError): ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that its reuse counts
     def resident(what): return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(what))
+    libc("malloc_trim", 0)  # what was freed goes back, so that its reuse counts
     try: Path("/proc/self/clear_refs").write_text("5")  # the mark to where we are
     except OSError: return f() and None
     before = resident("VmRSS")
@@ -180,6 +186,7 @@ def meta_step(variant: str, device, shape, batch, steps, width=128) -> Callable[
         with tf32(variant.endswith("tf32")): VARIANTS[variant](model, small if little else given)
     return run
 
+# %% ../nbs/40_bench.ipynb #9bd4ea42
 def recording(variant: str, device, n=5, epochs=10) -> Callable[[bool], None]:
     "`n` experts on the digits"
     data, dsa = load("digits", val_fraction=0.0, device=device), DSA("crop_scale_rotate")
@@ -191,6 +198,7 @@ def recording(variant: str, device, n=5, epochs=10) -> Callable[[bool], None]:
         by_loader(model, data.x_train, data.y_train, 0.05, nets=n, epochs=e, batch_size=256, augment=dsa, snapshots=True)
     return run
 
+# %% ../nbs/40_bench.ipynb #79e205c8
 def evaluation(variant: str, device, epochs=1000) -> Callable[[bool], None]:
     "Five networks on ten digits"
     data, dsa = load("digits", device=device), DSA("crop_scale_rotate")
@@ -204,24 +212,33 @@ def evaluation(variant: str, device, epochs=1000) -> Callable[[bool], None]:
     return run
 
 # %% ../nbs/40_bench.ipynb #7220817d
+def return_memory(freed: bool) -> None:
+    "Whether glibc returns large arrays to the system once they are freed, as by default it does with some"
+    libc("mallopt", -4, 2**16 if freed else 0)  # M_MMAP_MAX: how many arrays may have a mapping of their own
+    libc("mallopt", -3, 2**20)  # M_MMAP_THRESHOLD: from which size on
+    libc("mallopt", -1, 2**17 if freed else 2**31 - 1)  # M_TRIM_THRESHOLD: how much may lie free at the end
+
+# %% ../nbs/40_bench.ipynb #6ca21f50
 def serve(pipe, make: Callable, variant: str, device, threads: int, settings: dict) -> None:
     "In a process of its own: get ready, say what that took and how memory grows in a full run, then time a run when asked"
     try:
         torch.set_num_threads(threads)
         run = make(variant, device, **settings)
         ready = seconds(partial(run, True), device)
-        pipe.send(dict(ready=ready, growth=peak_growth(run, device)))
+        return_memory(True)
+        growth = peak_growth(run, device)
+        return_memory(False)
+        run()  # touches what is kept
+        pipe.send(dict(ready=ready, growth=growth))
         while pipe.recv(): pipe.send(seconds(run, device))
     except Exception as e: pipe.send(e)
 
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_MMAP_MAX_": "0"}
-
+# %% ../nbs/40_bench.ipynb #9d25b9eb
 @contextmanager
 def workers(make, variants, device, threads, settings) -> Iterator[dict]:
     "A running process for each variant: its end of the pipe by its name"
-    context, pipes, processes, before = get_context("spawn"), {}, [], dict(os.environ)
+    context, pipes, processes = get_context("spawn"), {}, []
     try:
-        os.environ.update(KEEP_MEMORY)
         for variant in variants:
             pipes[variant], theirs = context.Pipe()
             processes.append(context.Process(target=serve, args=(theirs, make, variant, device, threads, settings), daemon=True))
@@ -229,8 +246,6 @@ def workers(make, variants, device, threads, settings) -> Iterator[dict]:
             theirs.close()  # so that its end is noticed here
         yield pipes
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         for pipe in pipes.values():
             with suppress(OSError): pipe.send(False)  # enough
         for p in processes: p.join(5); p.terminate()
@@ -244,6 +259,7 @@ def answer(pipe):
     if isinstance(said, Exception): raise said
     return said
 
+# %% ../nbs/40_bench.ipynb #38ce26a3
 def measure(make: Callable, variants, device="cpu", threads: int | None = None, rounds=5, **settings) -> dict[str, dict]:
     "For every variant: `ready` (s), `growth` (bytes or None), and `seconds` of every round, taken in turns"
     found = {}
@@ -263,9 +279,11 @@ class Task(NamedTuple):
     variants: tuple[str, ...] = ("reference", "constant", "compiled")
     rounds: int = 5
 
+# %% ../nbs/40_bench.ipynb #e7c0aea1
 SIDE_BY_SIDE = ("reference", "together", "compiled")
 def _cifar(batch, steps, **kw) -> Task: return Task(meta_step, dict(shape=(3, 32, 32), batch=batch, steps=steps), **kw)
 
+# %% ../nbs/40_bench.ipynb #1c5e1348
 TASKS = {
     "digits, 10 images, N=20": Task(meta_step, dict(shape=(1, 8, 8), batch=10, steps=20, width=32), rounds=15),
     "32x32, 10 images, N=10": _cifar(10, 10), "32x32, 10 images, N=50": _cifar(10, 50, rounds=3),
@@ -285,6 +303,42 @@ def share_of_peak(task: Task, variant: str, took: list[float], peak: float) -> t
     steps = s["steps"] * ((2 if variant == "constant" else 1) * work["forward"] + work["back"])
     return steps, steps / statistics.median(took) / peak
 
+# %% ../nbs/40_bench.ipynb #7d372492
+def processor() -> str:
+    "Its name where Linux tells it, else its kind"
+    try: return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    except (OSError, StopIteration): return platform.processor() or platform.machine()
+
+# %% ../nbs/40_bench.ipynb #9f72ff21
+def machine(device, threads: int | None) -> dict:
+    "What the numbers were measured on"
+    cuda = str(device).startswith("cuda")
+    return dict(device=torch.cuda.get_device_name() if cuda else processor(), threads=threads or torch.get_num_threads(),
+                system=platform.system(), python=platform.python_version(), torch=torch.__version__, mtt_nb=__version__)
+
+# %% ../nbs/40_bench.ipynb #907f74be
+def ratio(rows: dict, variant: str) -> float | None:
+    "How many times as fast as the reference: the median over the rounds"
+    if "reference" not in rows: return None
+    return statistics.median(a / b for a, b in zip(rows["reference"]["seconds"], rows[variant]["seconds"], strict=True))
+
+# %% ../nbs/40_bench.ipynb #c48c2bd8
+COLUMNS = ("task", "variant", "seconds", "times as fast", "memory growth (MB)", "GFLOP", "of the peak", "ready after (s)")
+
+# %% ../nbs/40_bench.ipynb #50eb9fad
+def table(tasks: dict[str, dict], heading=True) -> str:
+    "The `tasks` of the results as a table in Markdown"
+    def cell(form, value): return "" if value is None else form.format(value)
+    def mega(value): return None if value is None else value / 1e6
+    rows = [COLUMNS, ["---"] * len(COLUMNS)] if heading else []
+    for name, variants in tasks.items():
+        for variant, r in variants.items():
+            rows.append((name, variant, cell("{:.3f}", statistics.median(r["seconds"])), cell("{:.2f}", ratio(variants, variant)),
+                         cell("{:.0f}", mega(r["growth"])), cell("{:.1f}", r["work"] and r["work"] / 1e9),
+                         cell("{:.0%}", r["share"]), cell("{:.1f}", r["ready"])))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+# %% ../nbs/40_bench.ipynb #c312c142
 def bench(names: list[str] | None = None, device="cpu", threads: int | None = None, rounds: int | None = None,
           say: Callable[[str], None] = print) -> dict:  # everything JSON can hold
     "Measure the tasks of these names; by default all, and the errors of the gradient too"
@@ -303,34 +357,3 @@ def bench(names: list[str] | None = None, device="cpu", threads: int | None = No
     variants = ("reference", "constant", "compiled") + (("replayed, tf32",) if cuda else ())
     found["errors"] = errors((3, 32, 32), 10, 50, 128, device, variants) if whole else {}
     return found
-
-def machine(device, threads: int | None) -> dict:
-    "What the numbers were measured on"
-    cuda = str(device).startswith("cuda")
-    return dict(device=torch.cuda.get_device_name() if cuda else processor(), threads=threads or torch.get_num_threads(),
-                system=platform.system(), python=platform.python_version(), torch=torch.__version__, mtt_nb=__version__)
-
-def processor() -> str:
-    "Its name where Linux tells it, else its kind"
-    try: return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
-
-# %% ../nbs/40_bench.ipynb #907f74be
-def ratio(rows: dict, variant: str) -> float | None:
-    "How many times as fast as the reference: the median over the rounds"
-    if "reference" not in rows: return None
-    return statistics.median(a / b for a, b in zip(rows["reference"]["seconds"], rows[variant]["seconds"], strict=True))
-
-COLUMNS = ("task", "variant", "seconds", "times as fast", "memory growth (MB)", "GFLOP", "of the peak", "ready after (s)")
-
-def table(tasks: dict[str, dict], heading=True) -> str:
-    "The `tasks` of the results as a table in Markdown"
-    def cell(form, value): return "" if value is None else form.format(value)
-    def mega(value): return None if value is None else value / 1e6
-    rows = [COLUMNS, ["---"] * len(COLUMNS)] if heading else []
-    for name, variants in tasks.items():
-        for variant, r in variants.items():
-            rows.append((name, variant, cell("{:.3f}", statistics.median(r["seconds"])), cell("{:.2f}", ratio(variants, variant)),
-                         cell("{:.0f}", mega(r["growth"])), cell("{:.1f}", r["work"] and r["work"] / 1e9),
-                         cell("{:.0%}", r["share"]), cell("{:.1f}", r["ready"])))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

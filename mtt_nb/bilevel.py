@@ -20,8 +20,8 @@ from .synthetic import SyntheticSet, require_same_data
 from .unroll import unroll
 
 # %% auto #0
-__all__ = ['DDConfig', 'real_batch', 'DD', 'evaluate_steps', 'probabilities', 'LDConfig', 'LD', 'last_features', 'solve_weights',
-           'LDRidge']
+__all__ = ['DDConfig', 'real_batch', 'in_turns', 'DD', 'evaluate_steps', 'probabilities', 'LDConfig', 'LD', 'last_features',
+           'solve_weights', 'LDRidge']
 
 # %% ../nbs/21_bilevel.ipynb #df0dae6c
 @dataclass(frozen=True)
@@ -44,10 +44,22 @@ class DDConfig(Config):
         require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
         require(self.memory in ("constant", "full"), "memory", self.memory, "one of constant, full")
 
+# %% ../nbs/21_bilevel.ipynb #273212a4
 def real_batch(data: ImageData, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "At most n real training images at random, none twice, and their labels"
     chosen = torch.randperm(len(data.x_train), generator=generator, device=data.device)[:n]
     return data.x_train[chosen], data.y_train[chosen]
+
+# %% ../nbs/21_bilevel.ipynb #ce1056a4
+def in_turns(
+    n: int,  # images, stored class by class
+    n_classes: int,
+    steps: int,
+    size: int,  # images in a batch
+) -> Tensor:  # indices [steps,size]
+    "Batches that take the first image of every class, then the second, and so on round"
+    order = torch.arange(n).view(n_classes, -1).T.flatten()
+    return order[torch.arange(steps * size) % n].view(-1, size)
 
 # %% ../nbs/21_bilevel.ipynb #398c9b7d
 class DD(Distiller):
@@ -57,9 +69,8 @@ class DD(Distiller):
     knobs = ("lr_img", "lr_lr")
     def __init__(self, config: DDConfig, data: ImageData, model: FlatModel):
         super().__init__(config, data, model)
-        n, b = len(self.labels), config.batch_syn or len(self.labels)
-        by_turns = torch.arange(n, device=data.device).view(data.n_classes, -1).T.flatten()  # one of every class, then the next
-        self.batches = by_turns[torch.arange(config.syn_steps * b, device=data.device) % n].view(-1, b)
+        n = len(self.labels)
+        self.batches = in_turns(n, data.n_classes, config.syn_steps, config.batch_syn or n).to(data.device)
         self.log_rates = torch.full((config.syn_steps,), math.log(config.lr_step), device=data.device)
         self.after_step()
 
@@ -114,6 +125,7 @@ def probabilities(labels: Tensor) -> Tensor:
     labels = labels.clamp_min(1e-6)
     return labels / labels.sum(1, keepdim=True)
 
+# %% ../nbs/21_bilevel.ipynb #807d9504
 @dataclass(frozen=True)
 class LDConfig(Config):
     "The settings of LD; images do not move, so that `lr_img` has no effect"
@@ -176,10 +188,12 @@ def last_features(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
     params = {k: p for k, p in model.unflatten(theta).items() if k.rpartition(".")[0] in dict(body.named_modules())}
     return F.pad(functional_call(body, params, (x,)), (0, 1), value=1.0)
 
+# %% ../nbs/21_bilevel.ipynb #fd33258c
 def solve_weights(phi: Tensor, y: Tensor, reg: float) -> Tensor:
     "Ridge regression [D+1,K] from few examples [n,D+1] to labels [n,K]"
     return phi.T @ torch.linalg.solve(phi @ phi.T + reg * torch.eye(len(phi), dtype=phi.dtype, device=phi.device), y)
 
+# %% ../nbs/21_bilevel.ipynb #d8c5429b
 class LDRidge(LD):
     "Label distillation with the last layer solved in closed form (the RR variant of Bohdal, Yang and Hospedales 2020)"
     method = "ld-ridge"

@@ -4,6 +4,7 @@
 
 # %% ../nbs/42_cli.ipynb #8d2c6912
 from __future__ import annotations
+import csv
 import json
 import math
 import subprocess
@@ -40,7 +41,7 @@ __all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Stream', '
            'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg',
            'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'deadline',
            'adapted', 'record', 'run_folder', 'announce', 'demo', 'experts', 'distill', 'reproduce', 'evaluate', 'show',
-           'lab_session', 'lab_replay', 'serve_lab', 'lab', 'bench', 'main']
+           'lab_session', 'lab_replay', 'serve_lab', 'lab', 'bench', 'grade', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -331,6 +332,7 @@ def evaluate(
 def show(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
     out: Annotated[Path | None, typer.Option(help="Picture to write; by default FILE with the ending .png.")] = None,
+    animation: Annotated[Path | None, typer.Option(help="Film of its run to write (.gif), from the history beside FILE.")] = None,
 ):
     "Say what a distilled set is, and write its images as a picture."
     from mtt_nb.plots import plot_images
@@ -342,6 +344,9 @@ def show(
     out = out or file.with_suffix(".png")
     plot_images(synthetic).savefig(out, dpi=120)
     print(f"picture: {out}")
+    if animation is None: return
+    from mtt_nb.history import History, film
+    print(f"film: {film(History.load(file.with_name('history.safetensors')), animation)}")
 
 # %% ../nbs/42_cli.ipynb #ebdfa8ba
 QUICK = dict(nets=2, epochs=100)  # a validation that a live run can afford
@@ -413,6 +418,19 @@ def bench(
     out.write_text(json.dumps(results, indent=1))
     for name, error in results["errors"].items(): print(f"relative error of the gradient, {name}: {error:.0e}")
     print(f"results: {out}")
+
+# %% ../nbs/42_cli.ipynb #3102b03d
+@app.command()
+def grade(
+    files: Annotated[list[Path], typer.Argument(help="Notebooks of the exercises, filled in.")],
+    seconds: Annotated[float, typer.Option(help="That one notebook may take.")] = 120.0,
+):
+    "Check the answers in notebooks, one line of CSV for each. It runs their code: use a sandbox for code that is not yours."
+    from mtt_nb.checks import grade as grade_notebook
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["file", "exercise", "passed", "message"])
+    for file in files:
+        for name, words in grade_notebook(file, seconds).items(): table.writerow([file, name, int(words == "passed"), words])
 
 # %% ../nbs/42_cli.ipynb #6647f6da
 def main(

@@ -30,6 +30,7 @@ TORCHVISION = {  # our name -> torchvision's class, and what it reads in the roo
     "cifar10": ("CIFAR10", "cifar-10-batches-py", (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")),
     "cifar100": ("CIFAR100", "cifar-100-python", ("train", "test", "meta"))}
 
+# %% ../nbs/01_datasets.ipynb #5b88da81
 def published(cls) -> dict[str, str]:
     "The MD5 sums that a class of torchvision knows, by file name"
     if hasattr(cls, "split_list"): return {name: md5 for _, name, md5 in cls.split_list.values()}
@@ -66,6 +67,7 @@ def fetch(
     read_parts(name, data_root(root), download=True)
     return data_root(root)
 
+# %% ../nbs/01_datasets.ipynb #c9f5f25a
 def read(name: str, root: Path | None) -> Raw:
     "One of torchvision's data sets, images as uint8 [n,C,H,W]"
     tensors, parts = [], read_parts(name, data_root(root), download=False)

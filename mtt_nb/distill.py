@@ -67,42 +67,11 @@ def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | No
                          f"{model.n_params:,}: give the network they were recorded with")
     return model.to(data.device)
 
-# %% ../nbs/07_distill.ipynb #42bc47d5
-def update(
-    config: MTTConfig,
-    images: Tensor,
-    lr: Tensor,
-    grad: Tensor,  # of the loss with respect to the images
-    lr_grad: Tensor,  # and to lr
-    moments: dict[str, Tensor],  # what the optimisers remember: {} at first
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # images, lr and moments after the step; the arguments are left as they are
-    "Move the images and the learning rate one step down their gradients"
-    step, remembered = image_step(config, grad, moments)
-    velocity = config.momentum * moments.get("lr_velocity", 0) + lr_grad
-    return images - step, change_lr(lr, config.lr_lr * velocity), dict(remembered, lr_velocity=velocity)
-
-def diverged(step: int, segment: Segment, loss: Tensor, lr: Tensor, config: MTTConfig) -> Diverged:
-    "The error for a meta-step that is not finite: where it happened, and what to lower"
-    where = f"meta-step {step} (expert {segment.expert}, start epoch {segment.epoch})"
-    return Diverged(f"{where} has loss {loss.item():.3g} or an update that is not finite, at student lr {lr.item():.3g}: "
-                    f"lower lr_img (now {config.lr_img:g}), lr_teacher ({config.lr_teacher:g}) or lr_lr ({config.lr_lr:g}), "
-                    f"or set skip_nonfinite")
-
 # %% ../nbs/07_distill.ipynb #f19f94fb
-class MTT(Distiller):
-    "Dataset distillation by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)"
-    method = "mtt"
-    knobs = ("lr_img", "lr_lr", "syn_steps", "expert_epochs", "max_start_epoch", "batch_syn")
-
-    def __init__(
-        self,
-        config: MTTConfig,
-        data: ImageData,
-        buffer: ExpertBuffer,
-        model: FlatModel | None = None,  # needed where `build` does not know the experts' network
-    ):
+class _Students(Distiller):
+    "The half of MTT that compares: experts, students drawn to follow them, and how far off they end"
+    def __init__(self, config: MTTConfig, data: ImageData, buffer: ExpertBuffer, model: FlatModel | None = None):
         self.buffer = buffer
-        self._latest: list[Tensor] = []  # the latest path, in a list that its state shares
         super().__init__(config, data, experts_network(data, buffer, model))
 
     def check(self, config: MTTConfig) -> None:
@@ -122,7 +91,7 @@ class MTT(Distiller):
 
     def student(self, draw: Draw, images: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
         "Where a student of these images ends [P], differentiable, and the path it took [N+1,P]; or several, of a `stacked` draw"
-        xs = self.augment(images[draw.batches], draw.params)
+        xs = self.augment(images, draw.params, draw.batches)
         c = self.config
         return unroll(self.model, draw.segment.start, xs, self.labels[draw.batches], lr, momentum=c.student_momentum,
                       memory=c.memory, compile=c.compile, path_device=c.path_device, return_path=True)
@@ -133,6 +102,49 @@ class MTT(Distiller):
         for draw in [stacked(draws)] if len(draws) > 1 and better_together(start[None], pixels) else draws:
             end, path = self.student(draw, images, lr)
             yield matching_loss(end, draw.segment.start, draw.segment.target), path.flatten(1, -2)[:, 0] if end.ndim > 1 else path
+
+    @property
+    def made_from(self) -> dict:
+        "The experts, which know their data and network"
+        return {f"experts.{k}": v for k, v in self.buffer.meta.items()} | {"experts.n": len(self.buffer)}
+
+# %% ../nbs/07_distill.ipynb #42bc47d5
+def update(
+    config: MTTConfig,
+    images: Tensor,
+    lr: Tensor,
+    grad: Tensor,  # of the loss with respect to the images
+    lr_grad: Tensor,  # and to lr
+    moments: dict[str, Tensor],  # what the optimisers remember: {} at first
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # images, lr and moments after the step; the arguments are left as they are
+    "Move the images and the learning rate one step down their gradients"
+    step, remembered = image_step(config, grad, moments)
+    velocity = config.momentum * moments.get("lr_velocity", 0) + lr_grad
+    return images - step, change_lr(lr, config.lr_lr * velocity), dict(remembered, lr_velocity=velocity)
+
+# %% ../nbs/07_distill.ipynb #32a25fb8
+def diverged(step: int, segment: Segment, loss: Tensor, lr: Tensor, config: MTTConfig) -> Diverged:
+    "The error for a meta-step that is not finite: where it happened, and what to lower"
+    where = f"meta-step {step} (expert {segment.expert}, start epoch {segment.epoch})"
+    return Diverged(f"{where} has loss {loss.item():.3g} or an update that is not finite, at student lr {lr.item():.3g}: "
+                    f"lower lr_img (now {config.lr_img:g}), lr_teacher ({config.lr_teacher:g}) or lr_lr ({config.lr_lr:g}), "
+                    f"or set skip_nonfinite")
+
+# %% ../nbs/07_distill.ipynb #5c222e1d
+class MTT(_Students):
+    "Dataset distillation by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)"
+    method = "mtt"
+    knobs = ("lr_img", "lr_lr", "syn_steps", "expert_epochs", "max_start_epoch", "batch_syn")
+
+    def __init__(
+        self,
+        config: MTTConfig,
+        data: ImageData,
+        buffer: ExpertBuffer,
+        model: FlatModel | None = None,  # needed where `build` does not know the experts' network
+    ):
+        super().__init__(config, data, buffer, model)
+        self._latest: list[Tensor] = []  # the latest path, in a list that its state shares
 
     def step(self, segment: Segment | None = None) -> State:
         "One meta-step, on random segments or the given one; where it is not finite: Diverged, images and lr unchanged"
@@ -157,8 +169,3 @@ class MTT(Distiller):
         def path_of_state(): return paths[0] if paths else next(self.losses(draws, images, lr))[1]
         seconds = time.perf_counter() - began
         return State(self.steps, loss.item(), lr.item(), draws[0], images.detach(), self.labels, grad, seconds, path_of_state)
-
-    @property
-    def made_from(self) -> dict:
-        "The experts, which know their data and network"
-        return {f"experts.{k}": v for k, v in self.buffer.meta.items()} | {"experts.n": len(self.buffer)}

@@ -22,7 +22,7 @@ from .settings import Config
 from .synthetic import SyntheticSet, describe, differences, starting_images
 
 # %% auto #0
-__all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'require_same_run', 'Alone', 'downhill', 'Distiller',
+__all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'Alone', 'require_same_run', 'downhill', 'Distiller',
            'save_checkpoint', 'load_checkpoint', 'JsonLines']
 
 # %% ../nbs/06_distiller.ipynb #6cf06f91
@@ -68,85 +68,16 @@ class State:
         "The student's parameters [N+1,P], from the start to its end: at hand for the latest state, computed again for older ones"
         return self._path and self._path()
 
+# %% ../nbs/06_distiller.ipynb #cda51975
 class Diverged(ValueError):
     "A meta-step whose loss or update is not finite; what is learned is as it was before"
 
-# %% ../nbs/06_distiller.ipynb #390f4df8
-def require_same_run(
-    there: str,  # JSON of all that the stored run depends on
-    here: str,  # and of the run that wants to go on from it
-) -> None:
-    "ValueError that names what differs"
-    if there == here: return
-    differ = differences(json.loads(there), json.loads(here))
-    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
-
-# %% ../nbs/06_distiller.ipynb #77a426da
-class Alone:
-    "The only process of a run; `scale.Ranks` are several that take every step together"
-    rank, size = 0, 1
-    def mean(self, tensors: list[Tensor]) -> list[Tensor]: return tensors
-    def agree(self, *wishes: bool) -> list[bool]: return list(wishes)
-    def rows(self, n: int) -> slice: return slice(None)
-    def collect(self, t: Tensor, n: int) -> Tensor: return t
-    def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: return tensors
-    def require_same(self, tensors: dict[str, Tensor]) -> None: pass
-    def meet(self) -> None: pass
-
-ALONE = Alone()
-
-# %% ../nbs/06_distiller.ipynb #8cf783fc
-class _Streams:
-    "The random numbers of a run: one stream, or several whose gradients are averaged, on one rank or spread over several"
-    ranks = ALONE
-    carries: tuple[str, ...] = ()  # tensors that a step leaves to the next, beside what is learned; of each stream its own
-
-    def stream(self, j: int) -> torch.Generator:
-        "The random numbers of stream j"
-        return seeded(self.config.seed, "distill", *[j] * (j > 0), device=self.data.device)
-    @property
-    def generator(self) -> torch.Generator:
-        "The first stream of this rank, as a rule the only one"
-        return self.streams[0]
-    def renew(self) -> None: "Begin anew with what is carried"
-
-    def join(self, ranks) -> None:
-        "Take every step together with other processes, from the first step on"
-        total = getattr(self.config, "segments_per_step", ranks.size)
-        if total % ranks.size: raise ValueError(f"segments_per_step {total}: must be a multiple of {ranks.size}, the ranks")
-        n = total // ranks.size
-        own = [self.stream(ranks.rank * n + j) for j in range(n)]
-        self.ranks, self.streams = ranks, own if ranks.rank else [self.streams[0], *own[1:]]
-        if ranks.rank: self.renew()
-
-    def names(self, *names: str, stream=0) -> list[str]:
-        "What things of one of this rank's streams are called in a state: NAME in the first of all, J.NAME in stream j"
-        j = self.ranks.rank * len(self.streams) + stream
-        return [f"{j}.{name}" if j else name for name in names]
-
-    def own_state(self) -> dict[str, Tensor]:
-        "What the streams of this rank need to go on"
-        state = {self.names("generator", stream=j)[0]: g.get_state() for j, g in enumerate(self.streams)}
-        return state | {k: getattr(self, name).clone() for k, name in zip(self.names(*self.carries), self.carries)}
-
-    def own_from(self, state: dict) -> tuple[list[torch.Generator], dict[str, Tensor]]:
-        "The streams of this rank, and what is carried, from the state of a run; ValueError where they are not there"
-        there, asked = sum(k.split(".")[-1] == "generator" for k in state), self.ranks.size * len(self.streams)
-        if there != asked:
-            raise ValueError(f"a state of {there} streams, not {asked}: go on with as many ranks as before, or begin anew")
-        streams = [torch.Generator(g.device).set_state(state[self.names("generator", stream=j)[0]].cpu())
-                   for j, g in enumerate(self.streams)]
-        carried = {name: state[k] for k, name in zip(self.names(*self.carries), self.carries)}
-        for name, t in carried.items():
-            mine = getattr(self, name)
-            if t.ndim != mine.ndim or t.ndim != 1 and t.shape != mine.shape: raise ValueError(f"{name} of shape {tuple(t.shape)}")
-        return streams, carried
-
 # %% ../nbs/06_distiller.ipynb #ed57af95
-class _Between(_Streams):
-    "What a distiller is between two steps"
+class _Run:
+    "What a run is: its settings, what it was made from, and what it has made so far"
     method = ""  # its name in files
     learns = {"images": "lr_img"}  # what a step moves, and the setting that is the size of its steps
+    carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next, of each stream its own
     knobs: tuple[str, ...] = ("lr_img",)  # settings that may change during a run
 
     def check(self, config: Config) -> None: "ValueError where the settings do not go with the data"
@@ -176,6 +107,81 @@ class _Between(_Streams):
         "JSON of all that the run depends on: everything but how long to go on"
         return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from), sort_keys=True)
 
+# %% ../nbs/06_distiller.ipynb #e71165c1
+class Alone:
+    "The only process of a run; `scale.Ranks` are several that take every step together"
+    rank, size = 0, 1
+    def mean(self, tensors: list[Tensor]) -> list[Tensor]: return tensors
+    def agree(self, *wishes: bool) -> list[bool]: return list(wishes)
+    def rows(self, n: int) -> slice: return slice(None)
+    def collect(self, t: Tensor, n: int) -> Tensor: return t
+    def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: return tensors
+    def require_same(self, tensors: dict[str, Tensor]) -> None: pass
+    def meet(self) -> None: pass
+
+ALONE = Alone()
+
+# %% ../nbs/06_distiller.ipynb #923e0c71
+class _Streams(_Run):
+    "The random numbers of a run: one stream, or several whose gradients are averaged, on one rank or spread over several"
+    ranks = ALONE
+    def stream(self, j: int) -> torch.Generator:
+        "The random numbers of stream j"
+        return seeded(self.config.seed, "distill", *[j] * (j > 0), device=self.data.device)
+    @property
+    def generator(self) -> torch.Generator:
+        "The first stream of this rank, as a rule the only one"
+        return self.streams[0]
+    def renew(self) -> None: "Begin anew with what is carried"
+
+    def join(self, ranks) -> None:
+        "Take every step together with other processes, from the first step on"
+        total = getattr(self.config, "segments_per_step", ranks.size)
+        if total % ranks.size: raise ValueError(f"segments_per_step {total}: must be a multiple of {ranks.size}, the ranks")
+        n = total // ranks.size
+        own = [self.stream(ranks.rank * n + j) for j in range(n)]
+        self.ranks, self.streams = ranks, own if ranks.rank else [self.streams[0], *own[1:]]
+        if ranks.rank: self.renew()
+
+# %% ../nbs/06_distiller.ipynb #390f4df8
+def require_same_run(
+    there: str,  # JSON of all that the stored run depends on
+    here: str,  # and of the run that wants to go on from it
+) -> None:
+    "ValueError that names what differs"
+    if there == here: return
+    differ = differences(json.loads(there), json.loads(here))
+    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
+
+# %% ../nbs/06_distiller.ipynb #f62c9eaa
+class _Own(_Streams):
+    "What the streams of this rank need to go on"
+    def names(self, *names: str, stream=0) -> list[str]:
+        "What things of one of this rank's streams are called in a state: NAME in the first of all, J.NAME in stream j"
+        j = self.ranks.rank * len(self.streams) + stream
+        return [f"{j}.{name}" if j else name for name in names]
+
+    def own_state(self) -> dict[str, Tensor]:
+        "The position of each, and what is carried"
+        state = {self.names("generator", stream=j)[0]: g.get_state() for j, g in enumerate(self.streams)}
+        return state | {k: getattr(self, name).clone() for k, name in zip(self.names(*self.carries), self.carries)}
+
+    def own_from(self, state: dict) -> tuple[list[torch.Generator], dict[str, Tensor]]:
+        "The same from the state of a run; ValueError where it is not there"
+        there, asked = sum(k.split(".")[-1] == "generator" for k in state), self.ranks.size * len(self.streams)
+        if there != asked:
+            raise ValueError(f"a state of {there} streams, not {asked}: go on with as many ranks as before, or begin anew")
+        streams = [torch.Generator(g.device).set_state(state[self.names("generator", stream=j)[0]].cpu())
+                   for j, g in enumerate(self.streams)]
+        carried = {name: state[k] for k, name in zip(self.names(*self.carries), self.carries)}
+        for name, t in carried.items():
+            mine = getattr(self, name)
+            if t.ndim != mine.ndim or t.ndim != 1 and t.shape != mine.shape: raise ValueError(f"{name} of shape {tuple(t.shape)}")
+        return streams, carried
+
+# %% ../nbs/06_distiller.ipynb #976ed24f
+class _Between(_Own):
+    "What a distiller is between two steps, and how another takes its place"
     def state_dict(self) -> dict:
         "All that a run needs to go on exactly: tensors, and the identity of the run"
         own = self.ranks.gather(self.own_state())
@@ -268,17 +274,22 @@ def save_checkpoint(path: Path | str, distiller) -> None:
     if distiller.ranks.rank: return
     save_tensors(path, "checkpoint", {k: v for k, v in state.items() if k not in texts}, {"texts": texts, "format": FORMAT})
 
+# %% ../nbs/06_distiller.ipynb #f09e1901
+def _check_format(path: Path | str, meta: dict, streams: int) -> None:
+    "ValueError for a checkpoint of another version that this one cannot go on from exactly"
+    form, version = meta.get("format", 1), meta["version"]
+    if form > FORMAT:
+        raise ValueError(f"{path} was written by a newer mtt_nb, {version}, in format {form}; this one, {__version__}, reads "
+                         f"up to {FORMAT}: use the newer one")
+    if form == 1 and streams > 1:
+        raise ValueError(f"{path} was written by an older mtt_nb, {version}, whose segments shared one stream of random "
+                         "numbers: finish the run with that version, or begin anew")
+
 def load_checkpoint(path: Path | str, distiller) -> None:
     "Let a distiller of the same settings go on from the file"
     tensors, meta = load_tensors(path, "checkpoint")
     with understood(path):
-        form, version = meta.get("format", 1), meta["version"]
-        if form > FORMAT:
-            raise ValueError(f"{path} was written by a newer mtt_nb, {version}, in format {form}; this one, {__version__}, reads "
-                             f"up to {FORMAT}: use the newer one")
-        if form == 1 and len(distiller.streams) * distiller.ranks.size > 1:
-            raise ValueError(f"{path} was written by an older mtt_nb, {version}, whose segments shared one stream of random "
-                             "numbers: finish the run with that version, or begin anew")
+        _check_format(path, meta, distiller.ranks.size * len(distiller.streams))
         try: distiller.load_state_dict(tensors | meta["texts"])
         except ValueError as e: raise ValueError(f"{path}: {e}") from None
 

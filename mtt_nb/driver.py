@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager
 
 # %% auto #0
-__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Blocking', 'Driver']
+__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Blocking', 'Threaded', 'Driver']
 
 # %% ../nbs/12_driver.ipynb #ee47300b
 class Turns:
@@ -50,6 +50,7 @@ def again(distiller) -> Callable:
         return distiller
     return make
 
+# %% ../nbs/12_driver.ipynb #a9c58a84
 @contextmanager
 def on_interrupt(act: Callable[[], None]):
     "Let the first Ctrl-C call `act` and raise at the end of the block; the second breaks in"
@@ -140,8 +141,8 @@ class Blocking(Stepper):
 
 # %% ../nbs/12_driver.ipynb #8e620018
 _drivers: weakref.WeakSet = weakref.WeakSet()
-class Driver(Blocking):
-    "Start, pause, step, run and reset a distiller; errors of the background thread are raised at the next call"
+class Threaded(Blocking):
+    "A Blocking that can also run in a background thread, whose errors are raised at the next call"
     def __init__(self, make, observers: Iterable[Callable] = (), on_change: Iterable[Callable] = ()):
         self._control, self._thread = threading.RLock(), None
         super().__init__(make, observers, on_change)
@@ -162,6 +163,10 @@ class Driver(Blocking):
         "No further step after the one under way; with `wait`, return when that is done"
         self._stop.set()
         if wait and self._thread and self._thread is not threading.current_thread(): self._thread.join()
+
+# %% ../nbs/12_driver.ipynb #6909ccc0
+class Driver(Threaded):
+    "Start, pause, step, run and reset a distiller; errors of the background thread are raised at the next call"
     def step(self):
         "Exactly one meta-step; its State, or the last one where the run is over"
         return self.run(1)

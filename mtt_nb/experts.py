@@ -42,6 +42,7 @@ def epoch_batches(
         xb = x[batch]
         yield augment(xb, augment.sample(len(xb), x.shape[1:], generator)) if augment else xb, y[batch]
 
+# %% ../nbs/04_experts.ipynb #61add8b0
 def sgd_step(model, theta: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
     "One step of plain SGD: the next theta, and the loss before it; several networks at once as in `training_loss`"
     with torch.enable_grad():
@@ -161,6 +162,7 @@ def _opened(path: Path | str) -> Iterator:
     except FileNotFoundError: raise FileNotFoundError(f"no file {path}") from None
     except (SafetensorError, OSError, IndexError, RuntimeError) as e: raise Damaged(path, e) from None
 
+# %% ../nbs/04_experts.ipynb #b086d4c4
 @contextmanager
 def understood(path: Path | str) -> Iterator[None]:
     "Within it a file's content is made sense of; where that fails, ValueError names the file"
@@ -209,19 +211,6 @@ def _headers(path: Path) -> dict[Path, dict]:
         with understood(file): _check_header(file, header)
     return headers
 
-def _check_header(file: Path, header: dict) -> None:
-    "ValueError unless the header says all that a buffer needs, and the file has the name of its expert"
-    epochs, n_params, rows = header["epochs"], header["n_params"], header["rows"]
-    if not len(rows) - 1 == epochs == len(header["accuracy"]) >= 1 or not 0 < 8 * n_params < _memory():
-        raise ValueError(f"{epochs} epochs of {n_params} parameters, {len(rows)} checksums, {len(header['accuracy'])} accuracies")
-    if not isinstance(header["network"], dict) or not isinstance(header["data_options"], dict): raise TypeError("no dictionary")
-    for name in ("expert", "epochs", "n_params"): range(header[name])  # a whole number
-    for name in ("data", "fingerprint"): header[name].encode()  # a text
-    torch.tensor([0.0 if a is None else a for a in header["accuracy"]])
-    if file != _file(file.parent, header["expert"]):
-        name = _file(file.parent, header["expert"]).name
-        raise ValueError(f"{file} holds expert {header['expert']}: name it {name} again, or move it away")
-
 def _shared(header: dict) -> dict:
     "The part of a header that all experts of a folder have in common"
     return {k: v for k, v in header.items() if k not in ("expert", "loss", "accuracy", "rows", "kind", "version")}
@@ -234,6 +223,20 @@ def _differences(there: dict, asked: dict, prefix="") -> list[str]:
         if isinstance(old, dict) and isinstance(new, dict): found += _differences(old, new, f"{prefix}{k}.")
         elif old != new: found.append(f"{prefix}{k}: {old!r} there, {new!r} asked")
     return found
+
+# %% ../nbs/04_experts.ipynb #8ee33ea7
+def _check_header(file: Path, header: dict) -> None:
+    "ValueError unless the header says all that a buffer needs, and the file has the name of its expert"
+    epochs, n_params, rows = header["epochs"], header["n_params"], header["rows"]
+    if not len(rows) - 1 == epochs == len(header["accuracy"]) >= 1 or not 0 < 8 * n_params < _memory():
+        raise ValueError(f"{epochs} epochs of {n_params} parameters, {len(rows)} checksums, {len(header['accuracy'])} accuracies")
+    if not isinstance(header["network"], dict) or not isinstance(header["data_options"], dict): raise TypeError("no dictionary")
+    for name in ("expert", "epochs", "n_params"): range(header[name])  # a whole number
+    for name in ("data", "fingerprint"): header[name].encode()  # a text
+    torch.tensor([0.0 if a is None else a for a in header["accuracy"]])
+    if file != _file(file.parent, header["expert"]):
+        name = _file(file.parent, header["expert"]).name
+        raise ValueError(f"{file} holds expert {header['expert']}: name it {name} again, or move it away")
 
 # %% ../nbs/04_experts.ipynb #eed731b7
 class _Recording:
@@ -333,6 +336,7 @@ def require_network(model: FlatModel, data: ImageData) -> None:
         raise ValueError(f"{model} gives {tuple(got)} for one image, but {data.name} has {data.n_classes} classes: "
                          f"build it with n_classes={data.n_classes}")
 
+# %% ../nbs/04_experts.ipynb #160c561a
 def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume: bool) -> None:
     "ValueError if the folder cannot be gone on with"
     if path.exists() and not path.is_dir(): raise ValueError(f"{path} is a file: give a folder for the experts")
@@ -347,6 +351,47 @@ def _check_writable(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path): pass
     except OSError as e: raise OSError(f"cannot write in {path} ({e.strerror or e}): choose another folder") from e
+
+# %% ../nbs/04_experts.ipynb #29184d15
+def _settings(data: ImageData, model: FlatModel, *, augment: DSA | None, **training) -> dict:
+    "All that an expert depends on but its number, as its file will give it back"
+    made_from = dict(network=model.spec, n_params=model.n_params, data=data.name, fingerprint=data.fingerprint)
+    seen = dict(augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {})
+    settings = made_from | dict(data_options=data.options) | training | seen
+    return json.loads(json.dumps(settings, default=lambda number: number.item()))
+
+# %% ../nbs/04_experts.ipynb #76c4ca31
+def _missing(path: Path, n: int, data: ImageData, model: FlatModel, settings: dict, resume: bool) -> set[int]:
+    "The experts that are still to be recorded; an error for what would make the work worthless later"
+    headers = _headers(path)
+    _check_folder(path, headers, settings, resume)
+    missing = {i for i in range(n) if _file(path, i) not in headers}
+    if missing:
+        require_network(model, data)
+        for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
+        _check_writable(path)
+    return missing
+
+# %% ../nbs/04_experts.ipynb #7b4f39a0
+def _store(path: Path, expert: int, theta: Tensor, reports: list[Epoch], settings: dict) -> None:
+    "Write the file of one expert, with a checksum of every row"
+    own = dict(expert=expert, loss=[r.loss for r in reports], accuracy=[r.accuracy for r in reports],
+               rows=[checksum(row) for row in theta])
+    save_tensors(_file(path, expert), "expert", {"theta": theta}, settings | own)
+
+# %% ../nbs/04_experts.ipynb #913d0741
+def _turns(path: Path, n: int, at_once: int, share: Callable | None) -> Iterator[tuple[range, set[int]]]:
+    "Group by group what is to be recorded, by this process and as things are now: others may record there, too"
+    groups = [range(i, i + at_once) for i in range(0, n, at_once)]
+    for turn in share([[_file(path, i) for i in group] for group in groups]) if share else range(len(groups)):
+        missing = {i for i in groups[turn] if not _file(path, i).exists()}
+        if missing: yield groups[turn], missing
+
+def _recorded(path: Path, n: int, settings: dict) -> ExpertBuffer:
+    "The buffer; ValueError if others have recorded there with other settings"
+    buffer = ExpertBuffer(path, n)
+    _check_folder(path, dict(zip(buffer.files, buffer._headers)), settings, resume=True)
+    return buffer
 
 # %% ../nbs/04_experts.ipynb #92a581a2
 def record_experts(
@@ -374,33 +419,14 @@ def record_experts(
         if not value > 0: raise ValueError(f"{name} {value}: must be above 0")
     if n % at_once: raise ValueError(f"n {n}: must be a multiple of at_once, {at_once}")
     if dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype {dtype!r}: 'float32' or 'bfloat16'")
-    settings = dict(network=model.spec, n_params=model.n_params, data=data.name, fingerprint=data.fingerprint,
-                    data_options=data.options, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed,
-                    augment=augment.strategy if augment else "none", augment_options=augment.options if augment else {},
-                    dtype=dtype, tf32=allow_tf32)
-    settings = json.loads(json.dumps(settings, default=lambda number: number.item()))  # as a file will give them back
-    headers = _headers(path)
-    _check_folder(path, headers, settings, resume)
-    missing = {i for i in range(n) if _file(path, i) not in headers}
-    if missing:
-        require_network(model, data)
-        for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
-        _check_writable(path)
+    settings = _settings(data, model, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed, augment=augment, dtype=dtype,
+                         tf32=allow_tf32)
+    if not _missing(path, n, data, model, settings, resume): return ExpertBuffer(path, n)
     step = (fast if compile else partial)(sgd_step, model)
-    groups = [range(i, i + at_once) for i in range(0, n, at_once)]
-    turns = range(len(groups)) if share is None else share([[_file(path, i) for i in group] for group in groups])
-    for group in (groups[turn] for turn in turns):
-        missing = {i for i in group if not _file(path, i).exists()}
-        if not missing: continue
+    for group, missing in _turns(path, n, at_once, share):
         with tf32(allow_tf32):  # a group is trained whole, also for its last expert: so a resumed recording rounds alike
             trained = list(train_experts(data, model, group, epochs=epochs, lr=lr, batch_size=batch_size, augment=augment,
                                          seed=seed, step=step, callback=callback))
         for i, theta, reports in trained:
-            if i not in missing: continue
-            stored = theta.to(getattr(torch, dtype))
-            own = dict(expert=i, loss=[r.loss for r in reports], accuracy=[r.accuracy for r in reports],
-                       rows=[checksum(row) for row in stored])
-            save_tensors(_file(path, i), "expert", {"theta": stored}, settings | own)
-    buffer = ExpertBuffer(path, n)
-    _check_folder(path, dict(zip(buffer.files, buffer._headers)), settings, resume=True)  # others may have recorded there, too
-    return buffer
+            if i in missing: _store(path, i, theta.to(getattr(torch, dtype)), reports, settings)
+    return _recorded(path, n, settings)

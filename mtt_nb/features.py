@@ -16,7 +16,7 @@ from .models import FlatModel
 from .settings import require
 
 # %% auto #0
-__all__ = ['features', 'class_means', 'DMConfig', 'DM', 'CAFEConfig', 'CAFE']
+__all__ = ['features', 'class_means', 'DMConfig', 'DM', 'alignment', 'discrimination', 'CAFEConfig', 'CAFE']
 
 # %% ../nbs/23_features.ipynb #8e329ef2
 def features(
@@ -41,6 +41,7 @@ def class_means(f: Tensor, n_classes: int) -> Tensor:
     "Means [K,D] of features [K*B,D] that come class by class"
     return f.view(n_classes, -1, f.shape[1]).mean(1)
 
+# %% ../nbs/23_features.ipynb #32ab79bb
 @dataclass(frozen=True)
 class DMConfig(PairConfig):
     "The settings of DM"
@@ -54,6 +55,27 @@ class DM(Pairs):
         theta, k = self.model.init(self.generator), len(self.classes)
         real, synthetic = (class_means(features(self.model, theta, x.flatten(0, 1))[-1], k) for x in self.pairs(images))
         return (real - synthetic).square().sum()
+
+# %% ../nbs/23_features.ipynb #eb92df67
+def alignment(
+    real: list[Tensor],  # features of every layer [K*B,D], class by class
+    synthetic: list[Tensor],
+    n_classes: int,
+) -> Tensor:
+    "Squared distances between the mean features of each class, summed over classes and layers (CAFE, first loss)"
+    pairs = zip(real, synthetic, strict=True)
+    return sum((class_means(r, n_classes) - class_means(s, n_classes)).square().sum() for r, s in pairs)
+
+# %% ../nbs/23_features.ipynb #0686e6b5
+def discrimination(
+    real: Tensor,  # last features [K*B,D], class by class
+    synthetic: Tensor,
+    n_classes: int,
+) -> Tensor:
+    "How badly the synthetic means tell real images apart: the cross-entropy of their inner products (CAFE, second loss)"
+    logits = real @ class_means(synthetic, n_classes).T
+    classes = torch.arange(n_classes, device=real.device).repeat_interleave(len(real) // n_classes)
+    return F.cross_entropy(logits, classes, reduction="sum")
 
 # %% ../nbs/23_features.ipynb #78f5878f
 @dataclass(frozen=True)
@@ -74,12 +96,9 @@ class CAFEConfig(PairConfig):
         require(self.discrimination >= 0, "discrimination", self.discrimination, "at least 0")
 
 # %% ../nbs/23_features.ipynb #f35fd3a5
-class CAFE(Pairs):
-    "Aligning features (Wang et al., CVPR 2022), layer by layer, in networks in training"
+class _Watched(Pairs):
+    "Pairs, and a network that trains on the images until its accuracy has moved, and is replaced where it has settled"
     carries = ("theta", "window")
-    @property
-    def method(self) -> str: return "cafe" if self.config.augment == "none" else "cafe-dsa"
-
     def __init__(self, config: CAFEConfig, data: ImageData, model: FlatModel):
         super().__init__(config, data, model)
         self.asked = ClassBatches(data.y_train, data.n_classes, config.query)(self.generator).flatten()
@@ -88,15 +107,6 @@ class CAFE(Pairs):
     def renew(self) -> None:
         "Begin with a new network"
         self.theta, self.window = self.model.init(self.generator), torch.empty(0, device=self.data.device)
-
-    def loss(self, images: Tensor) -> Tensor:
-        "The distance of mean features in all layers, and how badly the last ones tell the real images apart"
-        k = len(self.classes)
-        real, synthetic = (features(self.model, self.theta, x.flatten(0, 1)) for x in self.pairs(images))
-        align = sum((class_means(r, k) - class_means(s, k)).square().sum() for r, s in zip(real, synthetic, strict=True))
-        logits = real[-1] @ class_means(synthetic[-1], k).T
-        classes = self.classes.repeat_interleave(len(logits) // k)
-        return align + self.config.discrimination * F.cross_entropy(logits, classes, reduction="sum")
 
     def query(self) -> Tensor:
         "The network's accuracy on the images it is asked about"
@@ -112,3 +122,15 @@ class CAFE(Pairs):
             if (now - before).abs() > c.inner_change: break
         self.window = torch.cat([self.window, now[None]])[-c.outer_steps:]
         if len(self.window) == c.outer_steps and self.window.max() - self.window.min() < c.outer_change: self.renew()
+
+# %% ../nbs/23_features.ipynb #c6434fa0
+class CAFE(_Watched):
+    "Aligning features (Wang et al., CVPR 2022), layer by layer, in networks in training"
+    @property
+    def method(self) -> str: return "cafe" if self.config.augment == "none" else "cafe-dsa"
+
+    def loss(self, images: Tensor) -> Tensor:
+        "The distance of mean features in all layers, and how badly the last ones tell the real images apart"
+        k = len(self.classes)
+        real, synthetic = (features(self.model, self.theta, x.flatten(0, 1)) for x in self.pairs(images))
+        return alignment(real, synthetic, k) + self.config.discrimination * discrimination(real[-1], synthetic[-1], k)

@@ -30,6 +30,7 @@ def image_files(path: Path) -> list[Path]:
     walk = os.walk(path, followlinks=True)
     return sorted(Path(at, f) for at, _, files in walk for f in files if f.lower().endswith(EXTENSIONS) and f[0] != ".")
 
+# %% ../nbs/01_folders.ipynb #b0a8429b
 def class_names(path: Path) -> list[str]:
     "The folders in a folder, in the order of their names; ValueError unless there are two at least"
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name[0] != ".")
@@ -47,6 +48,13 @@ def class_files(path: Path, classes: Sequence[str]) -> tuple[list[Path], list[in
         raise ValueError(f"no images in {path} of {', '.join(empty[:5])}{more}: every class has a folder there, with image files "
                          f"({' '.join(EXTENSIONS)}); add them, or remove the class from all parts")
     return [f for files in found for f in files], [k for k, files in enumerate(found) for _ in files]
+
+# %% ../nbs/01_folders.ipynb #4641d682
+def _in_bytes(image: Image.Image) -> Image.Image:
+    "The upper 8 of 16 bits"
+    numbers = np.asarray(image)
+    if image.mode == "F" or numbers.min() < 0 or numbers.max() > 65535: raise ValueError("not 8 or 16 bits a pixel")
+    return Image.fromarray((numbers >> 8).astype(np.uint8))
 
 # %% ../nbs/01_folders.ipynb #21bd082c
 GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's names for images without colour
@@ -66,12 +74,6 @@ def decode(
         if size: image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-def _in_bytes(image: Image.Image) -> Image.Image:
-    "The upper 8 of 16 bits"
-    numbers = np.asarray(image)
-    if image.mode == "F" or numbers.min() < 0 or numbers.max() > 65535: raise ValueError("not 8 or 16 bits a pixel")
-    return Image.fromarray((numbers >> 8).astype(np.uint8))
 
 # %% ../nbs/01_folders.ipynb #c4ca471c
 def decoded_name(
@@ -105,6 +107,7 @@ def _blocks(files: Sequence[Path], size: int | None, channels: int, shape: tuple
     if bad: raise ValueError(f"{len(bad)} of {len(files):,} images cannot be read: {', '.join(sorted(bad)[:5])}"
                              f"{' and others' if len(bad) > 5 else ''}; restore or remove them")
 
+# %% ../nbs/01_folders.ipynb #73575d04
 def _uneven(file, shape, first, of_first) -> str:
     return (f"images of different sizes: {file} has {shape[1]}x{shape[2]} pixels, {first} has {of_first[1]}x{of_first[2]}; "
             "give a size to cut them all to, as load(..., size=64)")
@@ -140,6 +143,7 @@ def _first_writable(places: Sequence[Path]) -> Path:
         except OSError: pass
     raise OSError(f"can write neither in {' nor in '.join(map(str, places))}: set MTT_NB_DATA to a folder that is yours")
 
+# %% ../nbs/01_folders.ipynb #1b1dd472
 def reporter(what: str, every=10) -> Callable[[int, int], None]:
     "A progress callback (done, total) that writes a line to stderr every ten seconds, so nothing for what is soon done"
     begun = said = time.monotonic()
@@ -181,6 +185,7 @@ def _all_grey(files: Sequence[Path]) -> bool:
         return True  # whoever decodes it will say what is wrong
     return all(map(grey, files))
 
+# %% ../nbs/01_folders.ipynb #7431dec1
 def _raw(name: str, base: Path, parts: dict, classes: Sequence[str], size, channels: int, root: Path | None) -> Raw:
     "Decode parts, as {'train': (files, labels), ...}"
     xs = {f"x_{p}": decoded(f"{name}-{p}", files, base, size, channels, root) for p, (files, _) in parts.items()}
@@ -194,6 +199,7 @@ def cut_test(files: Sequence[Path], labels: Sequence[int], classes: Sequence[str
     if few: raise ValueError(f"fewer than 3 images of {', '.join(few)}: too few for a test part; add images, or a folder test/")
     return {part: ([files[i] for i in r.sort().values], [labels[i] for i in r.sort().values]) for part, r in rows.items()}
 
+# %% ../nbs/01_folders.ipynb #f9d23e4b
 @loader("folder")
 def folder_of_images(root: Path | None = None, size: int | None = None) -> Raw:
     "A folder of class folders, or of train/ and val/ or test/ with class folders in each"

@@ -52,6 +52,7 @@ class PairConfig(Config):
         super().__post_init__()
         require(self.batch_real > 0, "batch_real", self.batch_real, "above 0")
 
+# %% ../nbs/22_gradients.ipynb #0f392169
 class Pairs(Distiller):
     "A distiller that compares real with synthetic images class by class, under one augmentation"
     def __init__(self, config: PairConfig, data: ImageData, model: FlatModel):
@@ -83,6 +84,7 @@ class DCConfig(PairConfig):
         super().__post_init__()
         for name in ("outer_steps", "inner_epochs"): require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
 
+# %% ../nbs/22_gradients.ipynb #601fc2c9
 class DC(Pairs):
     "Dataset condensation by gradient matching (Zhao, Mopuri and Bilen 2021), with an augmentation DSA (Zhao and Bilen 2021)"
     carries = ("theta",)

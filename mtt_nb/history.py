@@ -6,19 +6,21 @@
 from __future__ import annotations
 import math
 from pathlib import Path
+from statistics import mode
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import Tensor
 from .data import image_grid
 from .experts import load_tensors, save_tensors, understood
 from .matching import matching_loss
 from .plane import Plane
-from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture
+from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture, write_gif
 from .unroll import unroll
 
 # %% auto #0
 __all__ = ['Thinned', 'pack', 'unpack', 'History', 'as_float32', 'as_pixels', 'about', 'Scribe', 'Recorder', 'bend', 'painted',
-           'gradient_shares', 'picture']
+           'gradient_shares', 'picture', 'film']
 
 # %% ../nbs/12_history.ipynb #9bc488ca
 class Thinned:
@@ -56,6 +58,7 @@ def pack(x, buffers: list):
     if isinstance(x, float) and not math.isfinite(x): return None  # JSON has no infinity
     return x
 
+# %% ../nbs/12_history.ipynb #3ed37b50
 def unpack(x, buffers: list):
     "What `pack` was given"
     if isinstance(x, list): return [unpack(v, buffers) for v in x]
@@ -105,6 +108,7 @@ def as_pixels(images: Tensor, transform) -> np.ndarray:
     shown = transform.inverse(images.detach()).clamp(0, 1).contiguous(memory_format=torch.channels_last)
     return shown.mul(255).round_().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
+# %% ../nbs/12_history.ipynb #897ab638
 def about(distiller) -> dict:
     "What a page has to know of a distiller before its first step"
     synthetic, config = distiller.synthetic, getattr(distiller, "config", None)
@@ -181,6 +185,7 @@ def bend(distiller, state, images: Tensor, segment=None) -> tuple[float, Tensor,
     end, path = distiller.student(draw, images.detach(), state.lr)
     return matching_loss(end.detach(), draw.segment.start, draw.segment.target).item(), path, draw.segment
 
+# %% ../nbs/12_history.ipynb #7635e00f
 def painted(
     x: Tensor,  # one image [C,H,W], transformed
     pixels: np.ndarray,  # uint8 [H,W,C]
@@ -217,6 +222,19 @@ def _plane(ax, history: History, frame: dict) -> None:
            title=f"expert {plane['expert']}, off the plane at the end: {frame['off'][-1]:.2f}")
     ax.legend(fontsize=7)
 
+# %% ../nbs/12_history.ipynb #22988d0c
+def _tiles(ax, frame: dict, name: str) -> None:
+    tiles = torch.from_numpy(frame["images"]).permute(0, 3, 1, 2) / 255
+    ax.imshow(image_grid(tiles, columns=math.ceil(math.sqrt(len(tiles)))), interpolation="nearest")
+    title = f"{name} meta-step {frame['step']}: loss {frame['loss']:.3g}, lr {frame['lr']:.3g}".strip()
+    ax.set_title(f"{title}\npixels from 0 (black) to 1 (white)", fontsize=9)
+
+def _curve(ax, history: History, frame: dict) -> None:
+    points = np.array(history.points.items)
+    ax.semilogy(points[:, 0], points[:, 1], **LOSS, linewidth=1)
+    ax.axvline(frame["step"], color=QUIET, linestyle=":")
+    ax.set(xlabel="meta-step", ylabel="matching loss")
+
 # %% ../nbs/12_history.ipynb #b0f31826
 def picture(
     histories: list[History],
@@ -232,12 +250,35 @@ def picture(
         frame = next((f for f in reversed(h.frames.items) if step is None or f["step"] <= step), None)
         if frame is None: continue
         _plane(left, h, frame)
-        tiles = torch.from_numpy(frame["images"]).permute(0, 3, 1, 2) / 255
-        middle.imshow(image_grid(tiles, columns=math.ceil(math.sqrt(len(tiles)))), interpolation="nearest")
-        title = f"{name} meta-step {frame['step']}: loss {frame['loss']:.3g}, lr {frame['lr']:.3g}".strip()
-        middle.set_title(f"{title}\npixels from 0 (black) to 1 (white)", fontsize=9)
-        points = np.array(h.points.items)
-        right.semilogy(points[:, 0], points[:, 1], **LOSS, linewidth=1)
-        right.axvline(frame["step"], color=QUIET, linestyle=":")
-        right.set(xlabel="meta-step", ylabel="matching loss")
+        _tiles(middle, frame, name)
+        _curve(right, h, frame)
     return fig
+
+# %% ../nbs/12_history.ipynb #76808839
+def _limits(xy: np.ndarray) -> dict:
+    low, high = xy.min(0), xy.max(0)
+    edge = 0.05 * (high - low)
+    return dict(zip(("xlim", "ylim"), np.stack([low - edge, high + edge], 1).tolist(), strict=True))
+
+def film(
+    history: History,
+    path: Path | str,  # a file name that ends in .gif
+    most=40,  # frames, evenly chosen
+    fps=5.0,  # frames a second
+) -> Path:
+    "Write `picture` after `picture`: the meta-steps on one expert, the one with most of them"
+    path = Path(path)
+    if path.suffix.lower() != ".gif": raise ValueError(f"{path.name}: the film is a GIF, so its name must end in .gif")
+    if not len(history.frames): raise ValueError("a history without frames: take some meta-steps first")
+    expert = mode(f.get("expert") for f in history.frames)
+    frames = [f for f in history.frames if f.get("expert") == expert]
+    frames = [frames[i] for i in np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
+    seen = [p["path"] for p in history.planes if p["expert"] == expert] + [f["path"] for f in frames if "path" in f]
+    pictures = []
+    for frame in frames:
+        fig = picture([history], step=frame["step"])
+        if seen: fig.axes[0].set(**_limits(np.concatenate(seen)))
+        (canvas := FigureCanvasAgg(fig)).draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    write_gif(path, pictures, fps)
+    return path

@@ -30,6 +30,7 @@ def arc_cosine(
     kappa1 = torch.where(inside, ((1 - safe.square()).sqrt() + safe * (math.pi - angle)) / math.pi, rho.clamp_min(0))
     return kappa0, kappa1
 
+# %% ../nbs/24_kernel.ipynb #3679b2b5
 def ntk(
     x: Tensor,  # images [n,...], float64: the kernel matrix will be inverted
     z: Tensor,  # images [m,...]
@@ -101,6 +102,7 @@ class KIPConfig(Config):
         for name in ("depth", "batch_real", "reg", "lr_label"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
 
+# %% ../nbs/24_kernel.ipynb #3d92f0b7
 class KIP(Distiller):
     "Kernel inducing points (Nguyen, Chen and Lee 2021) in the kernel of an infinitely wide fully connected network, in float64"
     method = "kip"

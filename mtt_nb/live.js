@@ -102,13 +102,14 @@ function element(tag, parent, attributes = {}, text = "") {
 class View {
   constructor(model, el) {
     Object.assign(this, { model, store: storeOf(model), cursor: null, peek: null, k: null, locked: null, plane: null, switched: 0,
-                          open: null, strokes: null, drag: null, asked: 0, drawn: 0, regions: [], dirty: false, lastDraw: 0 });
+                          open: null, strokes: null, drag: null, asked: 0, drawn: 0, regions: [], scale: 1, dirty: false, lastDraw: 0 });
     this.root = element("div", el, { class: "mtt" });
     this.build();
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.undo = [];
     const watch = (target, what, f) => { target.addEventListener(what, f); this.undo.push(() => target.removeEventListener(what, f)); };
     watch(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.redraw());
+    watch(document, "fullscreenchange", () => this.redraw());
     const theme = new MutationObserver(() => this.redraw());
     theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
     const size = new ResizeObserver(() => this.redraw());
@@ -127,6 +128,7 @@ class View {
     this.liveButton = element("button", row, { type: "button", class: "mtt-live", title: "Follow the newest meta-step (Escape)" }, "Live");
     this.scrub = element("input", row, { type: "range", class: "mtt-scrub", "aria-label": "meta-step shown", min: 0, max: 0, value: 0 });
     this.scrubText = element("output", row, { class: "mtt-out" });
+    this.fullButton = element("button", row, { type: "button", class: "mtt-full", title: "All of the screen, large enough for a lecture hall (key f; Escape ends it)" }, "Full screen");
     const inner = element("div", r, { class: "mtt-row mtt-inner" });
     element("span", inner, { class: "mtt-lead" }, "Inside this meta-step");
     this.kScrub = element("input", inner, { type: "range", class: "mtt-k", "aria-label": "student step shown", min: 0, max: 0, value: 0 });
@@ -158,6 +160,7 @@ class View {
   listen() {
     const c = this.canvas;
     this.liveButton.onclick = () => this.goLive();
+    this.fullButton.onclick = () => this.fill();
     this.scrub.oninput = () => { this.cursor = +this.scrub.value; this.k = null; this.redraw(); };
     this.kScrub.oninput = () => { this.k = +this.kScrub.value; this.redraw(); };
     this.sweepButton.onclick = () => this.sweep();
@@ -217,7 +220,7 @@ class View {
       ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
       Home: () => this.move(-1e9), End: () => this.goLive(), Escape: () => this.open ? this.show(null) : this.goLive(),
       " ": () => this.model.send({ kind: "toggle" }), s: () => this.model.send({ kind: "step" }),
-      "[": () => this.next(-1), "]": () => this.next(1),
+      "[": () => this.next(-1), "]": () => this.next(1), f: () => this.fill(),
       ",": () => this.shift(-1, 0), ".": () => this.shift(1, 0), "<": () => this.shift(0, -1), ">": () => this.shift(0, 1),
     }[e.key];
     if (e.target.tagName === "BUTTON" && e.key === " ") return;
@@ -227,7 +230,7 @@ class View {
   // -------------------------------------------------------------- pointing
 
   at(e) {
-    const box = this.canvas.getBoundingClientRect(), x = e.clientX - box.left, y = e.clientY - box.top;
+    const box = this.canvas.getBoundingClientRect(), x = (e.clientX - box.left) / this.scale, y = (e.clientY - box.top) / this.scale;
     return { x, y, region: this.regions.find(r => x >= r.x && x <= r.x + r.w && y >= r.y && y <= r.y + r.h) };
   }
 
@@ -370,13 +373,16 @@ class View {
   }
 
   draw() {
-    const { runs } = this.store, width = Math.max(320, this.stage.clientWidth), css = getComputedStyle(this.root);
+    const { runs } = this.store, css = getComputedStyle(this.root), wide = Math.max(320, this.stage.clientWidth);
+    this.scale = this.fitting(wide, runs);
+    this.root.style.setProperty("--mtt-scale", this.scale);
+    const width = wide / this.scale;
     const colour = name => css.getPropertyValue(`--mtt-${name}`).trim();
     this.ink_ = Object.fromEntries(["text", "faint", "line", "expert", "student", "third", "accent"].map(n => [n, colour(n)]));
-    const parts = this.layout(width, runs), ratio = window.devicePixelRatio || 1, c = this.canvas;
+    const parts = this.layout(width, runs), ratio = this.scale * (window.devicePixelRatio || 1), c = this.canvas;
     if (c.width !== Math.round(width * ratio) || c.height !== Math.round(parts.height * ratio)) {
       c.width = Math.round(width * ratio); c.height = Math.round(parts.height * ratio);
-      c.style.height = `${parts.height}px`;
+      c.style.height = `${parts.height * this.scale}px`;
     }
     const g = this.g = c.getContext("2d");
     g.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -392,6 +398,26 @@ class View {
     this.drawCurves(runs, parts.curves);
     this.drawPanel();
     this.words();
+  }
+
+  fill() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else this.root.requestFullscreen?.().then(() => this.canvas.focus());
+  }
+
+  // How much larger than on a page: on the full screen as much as leaves room for the rows
+  fitting(wide, runs) {
+    if (document.fullscreenElement !== this.root) return 1;
+    const r = this.root, rows = [...r.children].filter(e => e !== this.stage), now = [wide, r.clientHeight, runs.length, this.chips.childElementCount].join();
+    if (this.fitted?.now === now) return this.fitted.scale;
+    let scale = 3.05, needed;
+    do {
+      scale = Math.round(20 * scale - 1) / 20;
+      r.style.setProperty("--mtt-scale", scale);
+      needed = scale * (this.layout(wide / scale, runs).height + 26) + rows.reduce((sum, e) => sum + e.offsetHeight, 0);
+    } while (scale > 1 && (needed > r.clientHeight || wide / scale < 720));
+    this.fitted = { now, scale };
+    return scale;
   }
 
   layout(width, runs) {

@@ -23,7 +23,7 @@ except ImportError: anywidget = None
 
 # %% auto #0
 __all__ = ['BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'Run', 'Poking', 'Still', 'listen_in_main_shell', 'Page', 'Controls',
-           'Panel', 'Runs', 'Live']
+           'Acts', 'Panel', 'Runs', 'Live']
 
 # %% ../nbs/12_live.ipynb #5166027d
 class Recorded:
@@ -47,6 +47,7 @@ class Recorded:
                 part, size = [], 0
         yield dict(kind="frames", run=index, frames=part)
 
+# %% ../nbs/12_live.ipynb #20698b46
 def status_of(driver: Driver, total: int | None) -> dict:
     "What a page says of a run in words"
     step = driver.state.step if driver.state else 0
@@ -145,6 +146,7 @@ if anywidget:
         _esm = Path(mtt_nb.__file__).with_name("live.js")
         _css = Path(mtt_nb.__file__).with_name("live.css")
 
+# %% ../nbs/12_live.ipynb #dfdd6e49
 class Still(W.Image):
     "In its place where anywidget cannot load: the same picture by matplotlib, three times a second at most"
     def __init__(self, live):
@@ -169,13 +171,19 @@ def _button(name: str, icon: str, tip: str, act: Callable) -> W.Button:
     button.on_click(lambda _: act())
     return button
 
-def _sliders(run: Run, act: Callable) -> dict[str, W.Widget]:
+# %% ../nbs/12_live.ipynb #f32feda2
+def _epochs(run: Run) -> int:
+    "How far M and T+ may reach together"
+    buffer = getattr(run.distiller, "buffer", None)
+    return buffer.epochs if buffer is not None else 50
+
+# %% ../nbs/12_live.ipynb #cc82b6d7
+def _sliders(run: Run) -> dict[str, W.Widget]:
     "A slider for each setting that the distiller can change"
     config = getattr(run.distiller, "config", None)
     if config is None or not hasattr(run.distiller, "change"): return {}
     look = dict(style={"description_width": "44px"}, layout=W.Layout(width="200px"))
-    sliders, buffer = {}, getattr(run.distiller, "buffer", None)
-    epochs = buffer.epochs if buffer is not None else 50
+    sliders, epochs = {}, _epochs(run)
     knobs = getattr(run.distiller, "knobs", tuple(vars(config)))
     for name in [k for k in ("lr_img", "lr_label") if k in knobs]:
         value, middle = getattr(config, name), round(math.log10(getattr(config, name)))
@@ -184,6 +192,11 @@ def _sliders(run: Run, act: Callable) -> dict[str, W.Widget]:
     for (name, top), label in zip(tops.items(), ("N", "M", "T⁺"), strict=True):
         if name in knobs and hasattr(config, name):
             sliders[name] = W.IntSlider(getattr(config, name), min=1, max=max(top, 2), description=label, **look)
+    return sliders
+
+# %% ../nbs/12_live.ipynb #e56c6dec
+def _connect(sliders: dict[str, W.Widget], epochs: int, act: Callable) -> None:
+    "Let each slider call `act` with its name and value, and let M and T+ limit each other"
     def limit():
         if {"expert_epochs", "max_start_epoch"} <= set(sliders):
             m, t = sliders["expert_epochs"], sliders["max_start_epoch"]
@@ -194,7 +207,6 @@ def _sliders(run: Run, act: Callable) -> dict[str, W.Widget]:
         slider.continuous_update = False
         slider.add_class(f"mtt-{name}")
         slider.observe(lambda change, name=name: moved(change, name), "value")
-    return sliders
 
 # %% ../nbs/12_live.ipynb #5351f4c3
 def listen_in_main_shell(widget: W.Widget) -> None:
@@ -217,9 +229,9 @@ def _replace_earlier(live) -> None:
             labs = []
         _open[cell] = execution, [*labs, live]
 
-# %% ../nbs/12_live.ipynb #d54b2387
-class Page:
-    "What `Live` says to its canvas and hears from it"
+# %% ../nbs/12_live.ipynb #752902d4
+class _Says:
+    "What `Live` tells its canvas"
     def _sender(self, index: int) -> Callable:
         def send(**message):
             if self.view is None: return
@@ -227,21 +239,6 @@ class Page:
             content = pack(dict(message, run=index), buffers)
             self.view.send(content, [memoryview(b.reshape(-1).view(np.uint8)) for b in buffers])
         return send
-
-    def _asked(self, _, message: dict, buffers: list) -> None:
-        "One message of the page, on whichever thread the kernel chooses"
-        message = dict(message)
-        kind, index = message.pop("kind"), message.pop("run", 0)
-        if kind == "ready": return self._replay()
-        acts = dict(pause=self._pause, step=self._step, toggle=self._pause if self._running() else self._start)
-        if kind in acts: return self._do(acts[kind])
-        run = self.runs[index]
-        if kind not in ("paint", "undo", "keep", "segment", "inside") or not isinstance(run, Run): return
-        if kind == "paint": message["pixels"], message["mask"] = buffers
-        try:
-            with run.driver.lock: reply = getattr(Poking(run), kind)(**message)
-        except Exception as e: reply = dict(kind="poke", step=-1, status=dict(run.status(), error=str(e)))
-        self._sender(index)(**reply)
 
     def _replay(self) -> None:
         "The whole history, for a page that has just loaded; a second page sees nothing of it but a redraw"
@@ -251,6 +248,28 @@ class Page:
 
     def _note(self, text: str) -> None:
         self._sender(0)(kind="status", status=dict(self.runs[0].status(), error=text))
+
+# %% ../nbs/12_live.ipynb #d54b2387
+class Page(_Says):
+    "What `Live` hears from its canvas, and answers"
+    def _asked(self, _, message: dict, buffers: list) -> None:
+        "One message of the page, on whichever thread the kernel chooses"
+        message = dict(message)
+        kind, index = message.pop("kind"), message.pop("run", 0)
+        if kind == "ready": return self._replay()
+        acts = dict(pause=self._pause, step=self._step, toggle=self._pause if self._running() else self._start)
+        if kind in acts: return self._do(acts[kind])
+        if kind in ("paint", "undo", "keep", "segment", "inside"): self._poke(index, kind, message, buffers)
+
+    def _poke(self, index: int, kind: str, message: dict, buffers: list) -> None:
+        "Answer what the page asks of a run; what goes wrong is shown in the page"
+        run = self.runs[index]
+        if not isinstance(run, Run): return
+        if kind == "paint": message["pixels"], message["mask"] = buffers
+        try:
+            with run.driver.lock: reply = getattr(Poking(run), kind)(**message)
+        except Exception as e: reply = dict(kind="poke", step=-1, status=dict(run.status(), error=str(e)))
+        self._sender(index)(**reply)
 
 # %% ../nbs/12_live.ipynb #8e1556fd
 BUTTONS = dict(Start=("play", "Go on to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),
@@ -268,14 +287,15 @@ class Controls:
         speed = W.SelectionSlider(options=SPEEDS, value=math.inf, description="speed", layout=wide)
         speed.style.description_width = "44px"
         speed.observe(lambda change: [setattr(r.driver, "speed", change["new"]) for r in self.driven], "value")
-        self.sliders = _sliders(self.driven[0], self._change) if len(self.runs) == 1 else {}
+        self.sliders = _sliders(self.driven[0]) if len(self.runs) == 1 else {}
+        _connect(self.sliders, _epochs(self.driven[0]), self._change)
         for r in self.driven: r.driver.on_change.append(self._changed)
         rows = [[*self.buttons.values(), speed], list(self.sliders.values())]
         return [W.HBox(row, layout=wrap) for row in rows if row]
 
 # %% ../nbs/12_live.ipynb #93acb411
-class Panel(Controls):
-    "What they do"
+class Acts(Controls):
+    "What the buttons do"
     def _do(self, act: Callable) -> None:
         "A button's work; what goes wrong is shown in the page"
         try: act()
@@ -295,6 +315,9 @@ class Panel(Controls):
         for r in self.driven: r.driver.pause()
         for r in self.driven: r.driver.reset()
 
+# %% ../nbs/12_live.ipynb #dd3aa4e5
+class Panel(Acts):
+    "What the sliders do, and which buttons may be pressed"
     def _change(self, name: str, value) -> None:
         driver, slider = self.driver, self.sliders[name]
         try: driver.change(**{name: value})
@@ -312,22 +335,8 @@ class Panel(Controls):
             if new: self.driver.change(**new)
 
 # %% ../nbs/12_live.ipynb #8d22c113
-class Runs:
+class _Held:
     "The runs of a `Live`"
-    def _collect(self, makes, names: list[str] | None, options: dict):
-        if not makes: raise ValueError("nothing to show: give a distiller, a function that makes one, or a History")
-        self.names = list(names or ([f"run {i + 1}" for i in range(len(makes))] if len(makes) > 1 else ["run"]))
-        if len(self.names) != len(makes): raise ValueError(f"{len(self.names)} names for {len(makes)} runs: must be one each")
-        self.runs, planes = [], None
-        for i, (m, name) in enumerate(zip(makes, self.names, strict=True)):
-            if isinstance(m, History): self.runs.append(Recorded(m, name)); continue
-            self.runs.append(Run(m, name, planes=planes, send=self._sender(i), **options))
-            planes = self._shared()
-    def _shared(self) -> dict:
-        "The planes of the first run, which serve all runs on the same experts"
-        paths = {str(getattr(r.scribe.buffer, "path", None)) for r in self.driven}
-        if len(paths) > 1: raise ValueError("the runs match different experts: give them one ExpertBuffer, to be seen in a plane")
-        return self.driven[0].planes
     @property
     def driven(self) -> list[Run]: return [r for r in self.runs if isinstance(r, Run)]
     @property
@@ -342,6 +351,24 @@ class Runs:
     def close_run(self) -> None:
         "Pause every run, waiting for the steps under way"
         for r in self.driven: r.driver.pause(wait=True)
+
+# %% ../nbs/12_live.ipynb #e0cdd10c
+class Runs(_Held):
+    "How the runs of a `Live` come about"
+    def _collect(self, makes, names: list[str] | None, options: dict):
+        if not makes: raise ValueError("nothing to show: give a distiller, a function that makes one, or a History")
+        self.names = list(names or ([f"run {i + 1}" for i in range(len(makes))] if len(makes) > 1 else ["run"]))
+        if len(self.names) != len(makes): raise ValueError(f"{len(self.names)} names for {len(makes)} runs: must be one each")
+        self.runs, planes = [], None
+        for i, (m, name) in enumerate(zip(makes, self.names, strict=True)):
+            if isinstance(m, History): self.runs.append(Recorded(m, name)); continue
+            self.runs.append(Run(m, name, planes=planes, send=self._sender(i), **options))
+            planes = self._shared()
+    def _shared(self) -> dict:
+        "The planes of the first run, which serve all runs on the same experts"
+        paths = {str(getattr(r.scribe.buffer, "path", None)) for r in self.driven}
+        if len(paths) > 1: raise ValueError("the runs match different experts: give them one ExpertBuffer, to be seen in a plane")
+        return self.driven[0].planes
 
 # %% ../nbs/12_live.ipynb #58ebda35
 class Live(Panel, Page, Runs, W.VBox):

@@ -17,6 +17,7 @@ def _check(name: str, shape: tuple[int, int, int], width: int) -> None:
     if width < 1: raise ValueError(f"width {width}: must be at least 1")
     if min(shape[1:]) < 4: raise ValueError(f"images of {shape[1]}x{shape[2]} are too small for {name}: at least 4x4")
 
+# %% ../nbs/03_networks.ipynb #4c4c6523
 class VGG11(Layers):
     "Eight 3x3 convolutions with norm and ReLU, five max poolings, one linear layer (after Simonyan and Zisserman 2015)"
     def __init__(
@@ -90,4 +91,5 @@ class ResNet18(Layers):
             c = wider * width
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, n_classes))
 
+# %% ../nbs/03_networks.ipynb #6453c10d
 NETWORKS |= dict(alexnet=AlexNet, vgg11=VGG11, resnet18=ResNet18)

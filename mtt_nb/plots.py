@@ -24,7 +24,7 @@ from .plane import Plane, distances, layer_distances
 # %% auto #0
 __all__ = ['EXPERT', 'STUDENT', 'START', 'TARGET', 'ENDS', 'LOSS', 'ACCURACY', 'QUIET', 'Frame', 'Picture', 'draw_plane',
            'draw_residual', 'plot_plane', 'plot_distances', 'plot_images', 'plot_filmstrip', 'running_mean',
-           'draw_loss', 'draw_lr', 'draw_accuracy', 'plot_curves', 'plot_accuracies', 'save_animation']
+           'draw_loss', 'draw_lr', 'draw_accuracy', 'plot_curves', 'plot_accuracies', 'write_gif', 'save_animation']
 
 # %% ../nbs/11_plots.ipynb #57c55ed2
 class Frame(NamedTuple):
@@ -318,7 +318,7 @@ class _Screen:
         for name, p in points.items(): self.moving[name].set_data(*self.plane.project(p).T.cpu())
 
 # %% ../nbs/11_plots.ipynb #0fab934d
-def _write_gif(path: Path, pictures: list[np.ndarray], fps: float) -> None:
+def write_gif(path: Path, pictures: list[np.ndarray], fps: float) -> None:
     "Frames uint8 [height,width,3] with one palette, in which white stays white; the last frame stays for two seconds"
     some = np.concatenate([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
     palette = Image.fromarray(some).quantize(255, method=Image.Quantize.MAXCOVERAGE)
@@ -356,5 +356,5 @@ def save_animation(
         canvas.restore_region(still)
         for artist in screen.moving.values(): screen.fig.draw_artist(artist)
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    _write_gif(path, pictures, fps)
+    write_gif(path, pictures, fps)
     return path

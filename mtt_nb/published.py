@@ -27,6 +27,7 @@ DC = "README of DC's repository"
 AUTOPALETTE = "AutoPalette, NeurIPS 2024"
 SUBSETS = "tables of ATT, AutoPalette and GSDD"
 
+# %% ../nbs/09_published.ipynb #d6b50ed7
 _CIFAR = f"""
 random      cifar10        14.4      26.0±1.2  43.4±1.0   {TABLES}; the spread at 1 is printed differently
 random      cifar100       4.2±0.3   14.6±0.5  30.0±0.4   {TABLES}
@@ -64,6 +65,8 @@ dc          fashion-mnist  70.5      82.3      83.6       {DC}
 dsa         fashion-mnist  70.6      84.6      88.7       {DC}
 kip         fashion-mnist  73.8      86.8      87.8       {KIP}; ConvNet of width 1024 without norm
 """
+
+# %% ../nbs/09_published.ipynb #56458c0a
 _IMAGENET = f"""
 mtt         imagenette     47.7±0.9  63.0±1.3  {SUBSETS}
 mtt         imagewoof      28.6±0.8  35.8±1.8  {SUBSETS}
@@ -72,6 +75,8 @@ mtt         imageyellow    -         60.0±1.5  {SUBSETS}
 mtt         imagemeow      30.7±1.6  40.4±2.2  {SUBSETS}
 mtt         imagesquawk    -         52.3±1.0  {SUBSETS}
 """
+
+# %% ../nbs/09_published.ipynb #45da6aba
 _FULL = f"""
 full-data   cifar10        84.8±0.1  {TABLES}
 full-data   cifar100       56.2±0.3  {TABLES}

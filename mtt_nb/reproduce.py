@@ -52,6 +52,7 @@ def comparison(
 # %% ../nbs/40_reproduce.ipynb #3a62bafd
 HOW = {"seed", "memory", "compile", "path_device"}  # settings that say how, or which of many equal runs, and not what
 
+# %% ../nbs/40_reproduce.ipynb #4f365951
 def departures(
     synthetic: SyntheticSet,
     experts: int,  # that it was made with

@@ -210,6 +210,7 @@ def made_with(device: torch.device) -> dict:
     return {"device": device, "threads": torch.get_num_threads(), "machine": platform.machine(),
             "Python": platform.python_version(), "torch": torch.__version__, "mtt_nb": __version__}
 
+# %% ../nbs/39_run.ipynb #ff9e3d90
 def accuracy_rows(synthetic: SyntheticSet, data: ImageData, results: dict[str, Evaluation]) -> list[tuple]:
     "A row for every set: how large, how good"
     rows = [("set", "images", "test accuracy", "each network")]

@@ -48,6 +48,7 @@ def penultimate(model: FlatModel, theta: Tensor, x: Tensor, batch_size=1000) -> 
     head = FlatModel(model.module[:-1])
     with torch.no_grad(): return torch.cat([head(theta[: head.n_params], xb).flatten(1) for xb in x.split(batch_size)])
 
+# %% ../nbs/20_selection.ipynb #e9a29df6
 def per_class(data: ImageData, ipc: int, choose) -> Tensor:
     "Indices [n_classes * ipc]: of every class those that `choose(indices of the class)` puts first"
     choose_per_class(data.y_train, ipc, data.n_classes, seeded(0, device=data.device))  # an error for too large an ipc
@@ -106,6 +107,7 @@ def watch(
             losses[batch] += loss.detach() / watching.epochs
     return right, losses
 
+# %% ../nbs/20_selection.ipynb #800e8b73
 def forgetting(
     data: ImageData,
     ipc: int,

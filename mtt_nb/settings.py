@@ -16,6 +16,7 @@ def require(holds: bool, name: str, value, what: str) -> None:
     "ValueError unless a setting is what it must be"
     if not holds: raise ValueError(f"{name} {value!r}: must be {what}")
 
+# %% ../nbs/06_settings.ipynb #87589135
 @dataclass(frozen=True)
 class Config:
     "The settings that every method has, by the names of the published code"
@@ -39,6 +40,7 @@ class Config:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         DSA(self.augment, mode=self.augment_mode)
 
+# %% ../nbs/06_settings.ipynb #adff6425
 @dataclass(frozen=True)
 class MTTConfig(Config):
     "The settings of Algorithm 1"
@@ -126,6 +128,7 @@ def _digits(ipc, max_start, **options) -> Preset:
         evaluation=dict(epochs=200, eval_every=30, val_nets=5, full_epochs=8, batch_size=64),
         source="search on validation images")
 
+# %% ../nbs/06_settings.ipynb #0becb34c
 def _small(augment, **options) -> Preset:
     "Settings for 28x28 on a CPU, found on the validation images"
     config = MTTConfig(ipc=1, augment=augment, compile=True, **options)

@@ -29,6 +29,7 @@ def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include
     plain = list(stride or size) == list(size) and not padded and not divisor_override
     return (*x.shape[:2], height // h, h, width // w, w) if plain and height % h == width % w == 0 else None
 
+# %% ../nbs/03_speed.ipynb #64d378ea
 def pool(x: Tensor, size, *options) -> Tensor:
     "Average pooling over whole tiles, as a mean"
     return x.reshape(tiles).mean((3, 5)) if (tiles := _tiles(x, size, *options)) else NotImplemented
@@ -49,6 +50,7 @@ def separate_gradients(g, x, weight, bias_sizes, stride, padding, dilation, tran
     return (gradient(True, False, False)[0] if wanted[0] else None, gradient(False, True, False)[1] if wanted[1] else None,
             g.sum((0, *range(2, g.ndim))) if wanted[2] else None)
 
+# %% ../nbs/03_speed.ipynb #2a352a90
 def as_weight_gradient(x, kernel, bias, stride, padding, dilation, transposed, rest, groups) -> Tensor:
     "A convolution of x [B,C,H,W] by a kernel larger than the result, as the weight gradient of a convolution"
     if x.ndim != 4 or bias is not None or transposed or groups > 1: return NotImplemented
@@ -60,6 +62,7 @@ def as_weight_gradient(x, kernel, bias, stride, padding, dilation, transposed, r
     swapped = kernel.transpose(0, 1), x.transpose(0, 1), weight, None, dilation, padding, stride, False, [0, 0], 1
     return aten.convolution_backward(*swapped, [False, True, False])[1].transpose(0, 1)
 
+# %% ../nbs/03_speed.ipynb #9a087a6d
 REWRITTEN = {aten.avg_pool2d.default: pool, aten.avg_pool2d_backward.default: pool_backward,
              aten.convolution_backward.default: separate_gradients, aten.convolution.default: as_weight_gradient}
 
@@ -71,6 +74,7 @@ def recorded(f: Callable, tensors: tuple[Tensor, ...]) -> GraphModule:
     program.recompile()
     return program
 
+# %% ../nbs/03_speed.ipynb #6ddb0c52
 def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:
     "`f` recorded on these tensors and compiled for their shapes; where that fails, a warning and the recorded program as it is"
     name, began = getattr(f, "func", f).__name__, time.perf_counter()  # func: of a partial
@@ -126,6 +130,7 @@ class Fast:
         fast = compiled(self.f, tensors)
         return Replayed(fast, tensors) if self.replays and tensors[0].is_cuda else fast
 
+# %% ../nbs/03_speed.ipynb #dd7ab0c6
 @lru_cache(maxsize=16)
 def fast(step: Callable, *fixed) -> Fast:
     "The step with its first arguments fixed, through `Fast`: made once and reused as long as they are the same objects"

@@ -31,6 +31,7 @@ def _check_set(images: Tensor, labels: Tensor, n_classes: int) -> None:
     if labels.ndim == 1 and n and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}: must lie in 0..{n_classes - 1}")
 
+# %% ../nbs/06_synthetic.ipynb #1ef6b420
 def _png(picture: np.ndarray) -> bytes:
     from PIL import Image
     out = io.BytesIO()
@@ -108,6 +109,7 @@ def describe(data: ImageData, network: dict, augment: DSA, **more) -> dict:
     return dict(data=data.name, data_options=data.options, fingerprint=data.fingerprint, classes=list(data.classes),
                 network=network, augment=augment.strategy, augment_options=augment.options, **more)
 
+# %% ../nbs/06_synthetic.ipynb #6411c1e1
 def random_selection(
     data: ImageData,
     ipc: int,
@@ -141,6 +143,7 @@ def differences(there: dict, here: dict) -> str:
     differ = [k for k in {**there, **here} if there.get(k) != here.get(k)]
     return "; ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in differ)
 
+# %% ../nbs/06_synthetic.ipynb #be37b082
 def require_same_data(what: str, meta: dict, data: ImageData) -> None:
     "ValueError unless `what`, described by `meta`, was made from these data"
     if meta["fingerprint"] == data.fingerprint: return

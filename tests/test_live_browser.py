@@ -85,6 +85,30 @@ def test_every_button_and_slider(nb):
     eventually(nb, "print(lab.driver.speed)", "1")
 
 
+def test_full_screen_is_larger_fits_and_can_be_pointed_at(nb):
+    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(40); None")
+    nb.run(2)
+    lab.wait("d.frames === '40'")
+    page, size = nb.page, "() => { const c = document.querySelector('.mtt-canvas'); return [c.clientWidth, c.clientHeight, c.width / c.clientWidth] }"
+    before = page.evaluate(size)
+    lab.root.locator(".mtt-canvas").focus()
+    key(page, "f")
+    page.wait_for_function("() => document.fullscreenElement?.className === 'mtt' && +document.fullscreenElement.style.getPropertyValue('--mtt-scale') > 1.1")
+    page.wait_for_timeout(300)
+    after, room = page.evaluate(size), page.evaluate("() => [document.fullscreenElement.scrollHeight, innerHeight]")
+    assert after[1] > 1.1 * before[1] and room[0] <= room[1] and after[2] == before[2]  # larger, all of it there, and sharp
+    box = lab.box()
+    page.mouse.move(box["x"] + box["width"] * 0.26, box["y"] + box["height"] - 60)  # on the curve of the loss, half-way
+    middle = int(lab.wait("d.live === '0'")["shown"])
+    assert 15 < middle < 25
+    page.mouse.move(box["x"] + 5, box["y"] + 3)
+    lab.wait("d.live === '1'")
+    key(page, "f")
+    page.wait_for_function("() => !document.fullscreenElement && document.querySelector('.mtt').style.getPropertyValue('--mtt-scale') === '1'")
+    page.wait_for_timeout(300)
+    assert page.evaluate(size) == before
+
+
 def test_looking_back_needs_no_kernel(nb):
     lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(40); None", "time.sleep(60)")
     nb.run(2)

@@ -1,0 +1,49 @@
+"""Every notebook of the book keeps the size habits of a chapter: small cells, one idea each, neither few nor too many of them.
+
+Counted is what a reader sees. Blank lines and directives (`#| export`) are no lines; a cell of nothing but directives is no cell. Tests
+that the pages leave out (`#| hide`) have lines, for whoever opens the notebook, but do not make a chapter longer.
+The exercises are not counted: they are generated, and their cells are there to be filled."""
+import json
+import math
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+NBS = Path(__file__).parents[1] / "nbs"
+MEDIAN, NINE_IN_TEN, LONGEST = 6, 20, 40  # lines of a code cell
+FEWEST = 30  # cells of a chapter
+MOST = 100  # the aim is 80; the chapters that tell the method itself are longer, and are left whole since readers go through them in order
+PAGES = {"index.ipynb", "00_tour.ipynb", "24_methods.ipynb"}  # the front page, the tour of five minutes, a list of names: no chapters
+
+
+def sizes(path):
+    "The lines of all code cells, and the number of cells on the page"
+    lines, cells = [], 0
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            n = sum(bool(line.strip()) and not line.lstrip().startswith("#|") for line in source.splitlines())
+            if not n: continue
+            lines.append(n)
+            if source.lstrip().startswith("#| hide"): continue
+        cells += 1
+    return sorted(lines), cells
+
+
+@pytest.mark.parametrize("path", sorted(NBS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_size(path):
+    lines, cells = sizes(path)
+    assert median(lines) <= MEDIAN, f"half of the code cells have {median(lines)} lines or more: split some, one idea a cell"
+    ninth = lines[math.ceil(0.9 * len(lines)) - 1]
+    assert ninth <= NINE_IN_TEN, f"a tenth of the code cells have {ninth} lines or more: split them, or grow what they define in versions"
+    assert lines[-1] <= LONGEST, f"a code cell has {lines[-1]} lines: make a function of a part, and show it at work"
+    assert (0 if path.name in PAGES else FEWEST) <= cells <= MOST, f"{cells} cells"
+
+
+def test_the_count(tmp_path):
+    "By hand: a directive and a blank line do not count, a hidden cell has lines and is not on the page"
+    code = ["#| export\nx = 1\n\ny = 2\n", "#| default_exp x\n", "#| hide\nassert x\n", "x\n"]
+    cells = [dict(cell_type="code", source=s.splitlines(keepends=True)) for s in code] + [dict(cell_type="markdown", source=["words"])]
+    (tmp_path / "x.ipynb").write_text(json.dumps(dict(cells=cells)))
+    assert sizes(tmp_path / "x.ipynb") == ([1, 1, 2], 3)
