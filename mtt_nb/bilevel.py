@@ -65,6 +65,7 @@ def in_turns(
 class DD(Distiller):
     "Dataset distillation (Wang et al. 2018): images, and a learning rate for every step, that leave a network with a low loss"
     method = "dd"
+    loss_name = "loss on real images"
     learns = {"images": "lr_img", "log_rates": "lr_lr"}
     knobs = ("lr_img", "lr_lr")
     def __init__(self, config: DDConfig, data: ImageData, model: FlatModel):
@@ -87,6 +88,10 @@ class DD(Distiller):
         ends = unroll(self.model, thetas, xs, ys, log_rates.exp(), memory=c.memory)
         x, y = real_batch(self.data, c.batch_real, g)
         return training_loss(self.model, ends, x.expand(len(ends), *x.shape), y.expand(len(ends), -1)).mean()
+
+    def must_be_finite(self, after: dict[str, Tensor]) -> list[Tensor]:
+        "The rates too, not their logarithms only"
+        return [*super().must_be_finite(after), after["log_rates"].exp()]
 
     def after_step(self) -> None:
         "One learning rate for the common protocol, whose momentum of 0.9 makes a step count tenfold"
@@ -147,6 +152,7 @@ class LDConfig(Config):
 class LD(Distiller):
     "Label distillation (Bohdal, Yang and Hospedales 2020): real images, learned labels"
     method = "ld"
+    loss_name = "loss on real images"
     learns = {"labels": "lr_label"}
     carries = ("theta", "losses")
     knobs = ("lr_label", "lr_inner")

@@ -134,6 +134,7 @@ def diverged(step: int, segment: Segment, loss: Tensor, lr: Tensor, config: MTTC
 class MTT(_Students):
     "Dataset distillation by matching training trajectories (Cazenavette et al. 2022, Algorithm 1)"
     method = "mtt"
+    loss_name = "matching loss"
     knobs = ("lr_img", "lr_lr", "syn_steps", "expert_epochs", "max_start_epoch", "batch_syn")
 
     def __init__(

@@ -76,6 +76,7 @@ class Diverged(ValueError):
 class _Run:
     "What a run is: its settings, what it was made from, and what it has made so far"
     method = ""  # its name in files
+    loss_name = "loss"  # what its loss is, for the axis of a curve
     learns = {"images": "lr_img"}  # what a step moves, and the setting that is the size of its steps
     carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next, of each stream its own
     knobs: tuple[str, ...] = ("lr_img",)  # settings that may change during a run
@@ -240,6 +241,9 @@ class Distiller(_Between):
         "What the method minimises, a scalar: a function of all that it learns, each by its name"
         raise NotImplementedError(f"{type(self).__name__} has no loss")
     def after_step(self) -> None: "What the method does once the images have moved"
+    def must_be_finite(self, after: dict[str, Tensor]) -> list[Tensor]:
+        "Of what is learned, as it would be after the step"
+        return list(after.values())
 
     def step(self) -> State:
         "One meta-step; where it is not finite: Diverged, what is learned unchanged"
@@ -249,7 +253,8 @@ class Distiller(_Between):
         loss, *grads = self.ranks.mean([loss.detach(), *torch.autograd.grad(loss, list(before.values()))])
         grads = dict(zip(before, grads, strict=True))
         after, moments = downhill(self.config, self.learns, before, grads, self.moments)
-        if torch.stack([t.isfinite().all() for t in (loss, *after.values())]).all(): vars(self).update(after, moments=moments)
+        finite = torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all()
+        if finite: vars(self).update(after, moments=moments)
         elif not self.config.skip_nonfinite:
             sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in self.learns.values())
             raise Diverged(f"meta-step {self.steps + 1} has loss {loss.item():.3g} or an update that is not finite: "

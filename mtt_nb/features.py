@@ -50,6 +50,7 @@ class DMConfig(PairConfig):
 class DM(Pairs):
     "Distribution matching (Zhao and Bilen, WACV 2023): equal mean features in random networks"
     method = "dm"
+    loss_name = "distance of features"
     def loss(self, images: Tensor) -> Tensor:
         "Squared distance between the mean last features of each class, in a fresh network"
         theta, k = self.model.init(self.generator), len(self.classes)
@@ -126,6 +127,7 @@ class _Watched(Pairs):
 # %% ../nbs/23_features.ipynb #c6434fa0
 class CAFE(_Watched):
     "Aligning features (Wang et al., CVPR 2022), layer by layer, in networks in training"
+    loss_name = "distance of features"
     @property
     def method(self) -> str: return "cafe" if self.config.augment == "none" else "cafe-dsa"
 

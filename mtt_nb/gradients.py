@@ -87,6 +87,7 @@ class DCConfig(PairConfig):
 # %% ../nbs/22_gradients.ipynb #601fc2c9
 class DC(Pairs):
     "Dataset condensation by gradient matching (Zhao, Mopuri and Bilen 2021), with an augmentation DSA (Zhao and Bilen 2021)"
+    loss_name = "distance of gradients"
     carries = ("theta",)
     @property
     def method(self) -> str: return "dc" if self.config.augment == "none" else "dsa"

@@ -115,7 +115,8 @@ def about(distiller) -> dict:
     hard = synthetic.labels if synthetic.labels.ndim == 1 else synthetic.labels.argmax(1)
     can = ["paint", "segment", "sweep"] if hasattr(distiller, "student") and hasattr(distiller, "buffer") else []
     labels = [str(synthetic.meta["classes"][i]) for i in hard.tolist()]
-    return dict(n=len(synthetic), labels=labels, can=can, total=getattr(config, "iterations", None))
+    loss = getattr(distiller, "loss_name", "loss")
+    return dict(n=len(synthetic), labels=labels, can=can, loss=loss, total=getattr(config, "iterations", None))
 
 # %% ../nbs/12_history.ipynb #a15af373
 class Scribe:
@@ -233,7 +234,7 @@ def _curve(ax, history: History, frame: dict) -> None:
     points = np.array(history.points.items)
     ax.semilogy(points[:, 0], points[:, 1], **LOSS, linewidth=1)
     ax.axvline(frame["step"], color=QUIET, linestyle=":")
-    ax.set(xlabel="meta-step", ylabel="matching loss")
+    ax.set(xlabel="meta-step", ylabel=history.info.get("loss", "loss"))
 
 # %% ../nbs/12_history.ipynb #b0f31826
 def picture(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .bilevel import probabilities
+from .bilevel import probabilities, real_batch
 from .data import ImageData
 from .distiller import Distiller
 from .models import FlatModel
@@ -106,6 +106,7 @@ class KIPConfig(Config):
 class KIP(Distiller):
     "Kernel inducing points (Nguyen, Chen and Lee 2021) in the kernel of an infinitely wide fully connected network, in float64"
     method = "kip"
+    loss_name = "error of the kernel"
     def __init__(self, config: KIPConfig, data: ImageData, model: FlatModel):
         super().__init__(config, data, model)
         if config.learn_labels:
@@ -115,10 +116,10 @@ class KIP(Distiller):
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         "Half the mean squared error of the ridge regression on a batch of real images"
         c, data, k = self.config, self.data, self.data.n_classes
-        order = torch.randperm(len(data.x_train), generator=self.generator, device=data.device)[:c.batch_real]
+        real, y = real_batch(data, c.batch_real, self.generator)
         x = images.double()
         weights = ridge(ntk(x, x, c.depth), centred(self.labels if labels is None else labels, k), c.reg)
-        return (centred(data.y_train[order], k) - ntk(data.x_train[order].double(), x, c.depth) @ weights).square().mean() / 2
+        return (centred(y, k) - ntk(real.double(), x, c.depth) @ weights).square().mean() / 2
 
     def after_step(self) -> None:
         "Labels remain probabilities"

@@ -146,7 +146,7 @@ class View {
     this.panelTitle = element("div", p, { class: "mtt-title" });
     const pair = element("div", p, { class: "mtt-pair" });
     this.big = element("canvas", pair, { class: "mtt-big", "aria-label": "the image: paint on it" });
-    this.grad = element("canvas", pair, { class: "mtt-grad", role: "img", "aria-label": "gradient of the matching loss on its pixels" });
+    this.grad = element("canvas", pair, { class: "mtt-grad", role: "img", "aria-label": "gradient of the loss on its pixels" });
     this.panelText = element("div", p, { class: "mtt-note" });
     const tools = element("div", p, { class: "mtt-row" });
     element("label", tools, {}, "Brush").append(this.brush = element("input", null, { type: "range", min: 0, max: 255, value: 255, class: "mtt-brush", "aria-label": "brush, black to white" }),
@@ -607,7 +607,7 @@ class View {
     const styles = [[this.ink_.student, []], [this.ink_.third, [5, 3]], [this.ink_.expert, [2, 3]]];
     const panel = (i, title, series, log, format) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, title, series, styles, log, format);
     const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
-    panel(0, `matching loss${many ? "" : " (thick: running mean)"}`, column(1), true, short);
+    panel(0, `${runs[0]?.info.loss ?? "loss"}${many ? "" : " (thick: running mean)"}`, column(1), true, short);
     panel(1, "student learning rate", column(2), false, short);
     if (withAccuracy) panel(2, "validation accuracy", runs.map(run => run.accuracy), false, v => `${(100 * v).toFixed(1)} %`);
     if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * i, { color: styles[i % 3][0], size: 11 }));
@@ -663,7 +663,7 @@ class View {
     });
     const name = run.info.labels?.[i], live = this.isLatest(run);
     this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
-    this.panelText.textContent = (frame.grad ? `Right: what lowers the matching loss. Orange: brighter, blue: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
+    this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, blue: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
       (!canPaint ? "" : live ? "Paint on the left image: the student's path is computed again." : "Press Live to paint.");
     for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && (run.poke?.step === frame.step));
     this.brush.hidden = c > 1; this.colour.hidden = c === 1; this.big.style.cursor = canPaint && live ? "crosshair" : "default";
@@ -685,7 +685,7 @@ class View {
     this.status.textContent = error ?? parts.join("  ·  ");
     this.status.classList.toggle("mtt-error", !!error);
     const shown = frame?.step ?? 0, n = this.innerSteps();
-    this.canvas.setAttribute("aria-label", frame ? `meta-step ${shown}, matching loss ${short(frame.loss)}; arrow keys move through ${latest} meta-steps, with shift through ${n} student steps` : "no meta-step yet");
+    this.canvas.setAttribute("aria-label", frame ? `meta-step ${shown}, loss ${short(frame.loss)}; arrow keys move through ${latest} meta-steps, with shift through ${n} student steps` : "no meta-step yet");
     Object.assign(this.scrub, { min: 1, max: Math.max(1, latest), value: shown });
     this.scrub.setAttribute("aria-valuetext", `meta-step ${shown} of ${latest}`);
     this.liveButton.setAttribute("aria-pressed", String(this.cursor == null && this.peek == null));

@@ -5,28 +5,46 @@
 # %% ../nbs/24_methods.ipynb #c792f96d
 from __future__ import annotations
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
+from .augment import DSA
 from .bilevel import DD, LD, DDConfig, LDConfig, LDRidge
 from .distill import MTT
 from .features import CAFE, DM, CAFEConfig, DMConfig
-from .gradients import DC, DCConfig
+from .gradients import DC, DCConfig, PairConfig
 from .kernel import KIP, KIPConfig
-from .settings import PRESETS, Preset
+from .selection import forgetting, herding
+from .settings import PRESETS, Config, Preset, require
+from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
-__all__ = ['METHODS', 'Method', 'find_method']
+__all__ = ['SELECTIONS', 'METHODS', 'SelectionConfig', 'Method', 'find_method']
 
 # %% ../nbs/24_methods.ipynb #bdf95f40
-def _digits(config) -> Preset:
-    "Settings for the digits, found on their validation images"
-    p = PRESETS["digits", 1]
-    return Preset(p.network, {}, config, dict(p.evaluation, eval_every=max(1, config.iterations // 4)))
+@dataclass(frozen=True)
+class SelectionConfig:
+    "The settings of a selection"
+    ipc: int = 1
+    lr_teacher: float = 0.01  # to train with on the images
+    augment: str = "color_crop_cutout_flip_scale_rotate"
+    augment_mode: str = "one"
+    seed: int = 0
+    def __post_init__(self):
+        for name in ("ipc", "lr_teacher"): require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        DSA(self.augment, mode=self.augment_mode)
 
-_shared = dict(lr_teacher=0.05, batch_real=64)
-_augmented = dict(_shared, augment="crop_scale_rotate")
-_turns = dict(lr_img=0.1, outer_steps=5, outer_change=0.1)  # so that CAFE sees several networks in a hundred steps
-_unrolled = dict(lr_img=0.05, lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256, memory="full")
-_labels = dict(lr_teacher=0.02, lr_inner=0.2, batch_real=256, window=20)
+def _presets(config: Callable, papers: Callable | dict, digits: Callable | dict, augmented: bool) -> dict:
+    "A method's presets beside those of trajectory matching; `papers` and `digits` are its own settings, or make them of ipc"
+    made = {}
+    for (data, ipc), p in PRESETS.items():
+        common = dict(ipc=ipc, lr_teacher=max(0.01, p.config.lr_teacher), augment=p.config.augment if augmented else "none")
+        own = digits if data == "digits" else papers
+        c = config(**common | (own(ipc) if callable(own) else own))
+        if p.limit and isinstance(c, PairConfig): c = replace(c, batch_real=32)  # small presets are for a CPU
+        looks = dict(eval_every=max(1, c.iterations // 4)) if isinstance(c, Config) else {}
+        source = "search on validation images" if data == "digits" else "the method's paper; network and evaluation as for mtt"
+        made[data, ipc] = Preset(p.network, {}, c, p.evaluation | looks, source=source, limit=p.limit)
+    return made
 
 # %% ../nbs/24_methods.ipynb #7db9c809
 class Method(NamedTuple):
@@ -35,20 +53,47 @@ class Method(NamedTuple):
     presets: dict[tuple[str, int], Preset]
     needs_experts: bool = False
 
+def _selection(select: Callable) -> Method:
+    "A rule that picks real images; `make` returns the set"
+    def make(c: SelectionConfig, data, network) -> SyntheticSet:
+        augment = DSA(c.augment, mode=c.augment_mode)
+        return select(data, c.ipc, network=network.spec, augment=augment, lr=c.lr_teacher, seed=c.seed)
+    return Method(make, _presets(SelectionConfig, {}, {}, augmented=True))
+
+SELECTIONS: dict[str, Method] = {"random": _selection(random_selection), "herding": _selection(herding),
+                                 "forgetting": _selection(forgetting)}
+
+# %% ../nbs/24_methods.ipynb #e66931b0
+def _learned(make, config, papers, digits, augmented=False) -> Method:
+    return Method(make, _presets(config, papers, digits, augmented))
+
+def _loops(ipc): return dict(outer_steps=ipc, inner_epochs=500 // ipc, iterations=1000 * ipc)
+def _noise_and_loops(ipc): return dict(_loops(ipc), pix_init="noise")
+def _unrolled(ipc): return dict(_steps, lr_img=0.05 / ipc)
+def _few_loops(ipc): return dict(outer_steps=ipc, inner_epochs=5, iterations=150, batch_real=64)
+
+_turns = dict(outer_steps=5, outer_change=0.1, iterations=100, batch_real=64)  # so that CAFE sees several networks in 100 steps
+_steps = dict(lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256, memory="full", iterations=50)
+_labels = dict(lr_teacher=0.02, lr_inner=0.2, batch_real=256, window=20)
+_ridge = dict(_labels, lr_label=0.01, blend=0.02, reg=0.3, iterations=300)
+_long = dict(iterations=20_000)
+
 METHODS: dict[str, Method] = {
     "mtt": Method(MTT, PRESETS, needs_experts=True),
-    "dc": Method(DC, {("digits", 1): _digits(DCConfig(**_shared, lr_img=0.1, iterations=150))}),
-    "dsa": Method(DC, {("digits", 1): _digits(DCConfig(**_augmented, lr_img=0.1, iterations=150))}),
-    "dm": Method(DM, {("digits", 1): _digits(DMConfig(**_augmented, lr_img=1.0, iterations=400))}),
-    "cafe": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_shared, **_turns, iterations=100))}),
-    "cafe-dsa": Method(CAFE, {("digits", 1): _digits(CAFEConfig(**_augmented, **_turns, iterations=100))}),
-    "dd": Method(DD, {("digits", 1): _digits(DDConfig(**_unrolled, iterations=50))}),
-    "ld": Method(LD, {("digits", 1): _digits(LDConfig(**_labels, lr_label=0.02, iterations=200))}),
-    "ld-ridge": Method(LDRidge, {("digits", 1): _digits(LDConfig(**_labels, lr_label=0.01, blend=0.2, reg=4.0, iterations=300))}),
-    "kip": Method(KIP, {("digits", 1): _digits(KIPConfig(lr_teacher=0.02, batch_real=500, iterations=100))}),
+    "dc": _learned(DC, DCConfig, _noise_and_loops, _few_loops),
+    "dsa": _learned(DC, DCConfig, _loops, _few_loops, augmented=True),
+    "dm": _learned(DM, DMConfig, _long, dict(batch_real=64, iterations=400), augmented=True),
+    "cafe": _learned(CAFE, CAFEConfig, dict(iterations=2000), _turns),
+    "cafe-dsa": _learned(CAFE, CAFEConfig, dict(iterations=2000), _turns, augmented=True),
+    "dd": _learned(DD, DDConfig, dict(_long, pix_init="noise"), _unrolled),
+    "ld": _learned(LD, LDConfig, _long, dict(_labels, lr_label=0.02, iterations=200)),
+    "ld-ridge": _learned(LDRidge, LDConfig, _long, _ridge),
+    "kip": _learned(KIP, KIPConfig, dict(iterations=300), dict(lr_teacher=0.02, batch_real=500, iterations=100)),
 }
 
+# %% ../nbs/24_methods.ipynb #8dc10bdd
 def find_method(name: str) -> Method:
-    "The method of this name; ValueError that lists them all"
-    if name not in METHODS: raise ValueError(f"unknown method {name!r}: one of {', '.join(METHODS)}")
-    return METHODS[name]
+    "The selection or the method of this name; ValueError that lists them all"
+    known = SELECTIONS | METHODS
+    if name not in known: raise ValueError(f"unknown method {name!r}: one of {', '.join(known)}")
+    return known[name]

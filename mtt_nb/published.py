@@ -46,8 +46,8 @@ dm          cifar100       11.4±0.3  29.7±0.3  43.6±0.4   {TABLES}
 dm          tiny-imagenet  3.9±0.2   12.9±0.4  24.1±0.3   {TABLES}
 cafe        cifar10        30.3±1.1  46.3±0.6  55.5±0.6   {TABLES}
 cafe        cifar100       12.9±0.3  27.8±0.3  37.9±0.3   {TABLES}
-cafe+dsa    cifar10        31.6±0.8  50.9±0.5  62.3±0.4   table of FTD
-cafe+dsa    cifar100       14.0±0.3  31.5±0.2  42.9±0.2   table of FTD
+cafe-dsa    cifar10        31.6±0.8  50.9±0.5  62.3±0.4   table of FTD
+cafe-dsa    cifar100       14.0±0.3  31.5±0.2  42.9±0.2   table of FTD
 kip         cifar10        49.9±0.2  62.7±0.3  68.6±0.2   {TABLES}; ConvNet of width 1024 without norm
 kip         cifar100       15.7±0.2  28.3±0.1  -          {TABLES}; ConvNet of width 1024 without norm
 mtt         cifar10        46.3±0.8  65.3±0.7  71.6±0.2   {MTT}; v2 prints 46.2 and 65.4

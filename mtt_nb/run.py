@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 from . import __version__
 from .data import ImageData
-from .distiller import ALONE, JsonLines, load_checkpoint, save_checkpoint
+from .distiller import ALONE, JsonLines, load_checkpoint, require_same_run, save_checkpoint
 from .evaluate import Evaluation, accuracies, by_spec, evaluate, full_set, train_networks
 from .experts import Damaged
 from .history import History, Recorder
@@ -29,8 +29,9 @@ from .speed import tf32
 from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
-__all__ = ['REPORT', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'alone_in', 'resume',
-           'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'judge', 'made_with', 'accuracy_rows', 'write_report']
+__all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'alone_in', 'resume',
+           'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'select', 'own_name', 'write_whole', 'judge', 'made_with',
+           'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def best_validation(log: list[dict]) -> dict | None:
     validations = [line for line in log if "val_accuracy" in line]
     return max(validations, key=lambda line: (line["val_accuracy"], line["step"]), default=None)
 
+# %% ../nbs/39_run.ipynb #316e6b5c
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     "Within it no other process may be in the folder; ValueError if one is. A process that dies lets go"
@@ -98,7 +100,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try: yield
     finally: lock.release()
 
-# %% ../nbs/39_run.ipynb #856dcf67
+# %% ../nbs/39_run.ipynb #08c8de45
 def resume(distiller, checkpoint: Path) -> bool:
     "Bring a distiller to its checkpoint, or where that is damaged or unfinished to the one before; False without any"
     before = checkpoint.with_suffix(".previous.safetensors")
@@ -112,13 +114,15 @@ def resume(distiller, checkpoint: Path) -> bool:
     if checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".damaged.safetensors"))  # else it would be kept as good
     return True
 
+# %% ../nbs/39_run.ipynb #81e75e9d
 def keep_checkpoint(distiller, checkpoint: Path) -> None:
     "Write a checkpoint, and keep the one before"
     distiller.ranks.require_same(distiller.shared_state())
     if not distiller.ranks.rank and checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".previous.safetensors"))
     save_checkpoint(checkpoint, distiller)
 
-def go_on(distiller, out: Path, total: int) -> Recorder:
+# %% ../nbs/39_run.ipynb #856dcf67
+def go_on(distiller, out: Path, total: int, every: int) -> Recorder:
     "Bring a distiller to where its run folder stands, and go on with the history"
     checkpoint, history, ranks, there = out / "checkpoint.safetensors", out / "history.safetensors", distiller.ranks, False
     if not ranks.rank: there = resume(distiller, checkpoint)
@@ -128,9 +132,9 @@ def go_on(distiller, out: Path, total: int) -> Recorder:
     if ranks.rank: there = resume(distiller, checkpoint)
     if not there: keep_checkpoint(distiller, checkpoint)
     before = History.load(history) if there and history.exists() else None
-    return Recorder(distiller, every=max(1, total // 300), history=before, total=total)
+    return Recorder(distiller, every=every, history=before, total=total)
 
-# %% ../nbs/39_run.ipynb #c1f7d6ba
+# %% ../nbs/39_run.ipynb #41f22505
 def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
     "Log a validation, and keep the set if none before was better"
     best, step = best_validation(log.read(log.path)), distiller.steps
@@ -140,11 +144,12 @@ def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Record
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
-    distiller,  # any object with .step, .steps, .synthetic, .ranks, iteration and state_dict
+    distiller,  # any object with .step, .steps, .synthetic, .ranks and state_dict
     data: ImageData,
     out: Path | str,  # the run folder; one that holds a run with the same settings goes on
     protocol: Protocol = Protocol(),
     *,
+    seconds=math.inf,  # a run ends, too, when its steps have taken so long
     checkpoint_every=20.0,  # seconds
     observers: Iterable[Callable] = (),  # each is called with every State
     until=math.inf,  # when to stop, on the clock of `time.monotonic`
@@ -152,25 +157,59 @@ def distil(
     "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp when it is time"
     out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
     with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
-        recorder = go_on(distiller, out, total)
+        recorder = go_on(distiller, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
         writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
-        saved = time.monotonic()
-        for state in distiller:
+        saved, spent = time.monotonic(), sum(line.get("seconds", 0) for line in JsonLines.read(out / "log.jsonl"))
+        def over(): return distiller.steps >= total or spent >= seconds
+        last, = ranks.agree(over())
+        while not last:
+            state = distiller.step()
+            spent += round(state.seconds, 6)  # as the log has it
             for observer in (*writers, *observers): observer(state)
-            last = distiller.steps == total
+            now = time.monotonic()
+            last, asked, late, due = ranks.agree(over(), stop.asked, now >= until, now - saved > checkpoint_every)
             if last or distiller.steps % protocol.eval_every == 0:
                 seen = look(distiller.synthetic, data, protocol, ranks)
                 if not ranks.rank: keep_best(distiller, seen, out, *writers)
-            now = time.monotonic()
-            asked, late, due = ranks.agree(stop.asked, now >= until, now - saved > checkpoint_every)
             if last or asked or late or due:
                 if not ranks.rank: recorder.history.save(out / "history.safetensors")
                 keep_checkpoint(distiller, out / "checkpoint.safetensors")
                 saved = time.monotonic()
             if (asked or late) and not last:
-                raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps} of {total}; nothing is lost")
+                raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")
         ranks.meet()
     return SyntheticSet.load(out / "distilled.safetensors")
+
+# %% ../nbs/39_run.ipynb #67d31a98
+def select(
+    make: Callable[[], SyntheticSet],
+    out: Path | str,  # the run folder
+) -> SyntheticSet:
+    "Make a selection in a run folder; ValueError where the folder holds another set"
+    out, began = Path(out), time.perf_counter()
+    synthetic, file = make(), out / "distilled.safetensors"
+    if (out / "checkpoint.safetensors").exists(): raise ValueError(f"{out} holds another run: choose another folder")
+    if file.exists():
+        there = SyntheticSet.load(file)
+        def told(s): return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | dict(lr=s.lr), sort_keys=True)
+        try: require_same_run(told(there), told(synthetic))
+        except ValueError as e: raise ValueError(f"{file}: {e}") from None
+        return there
+    JsonLines(out / "log.jsonl").write(step=0, seconds=round(time.perf_counter() - began, 6))
+    synthetic.save(file)
+    return synthetic
+
+# %% ../nbs/39_run.ipynb #e399a6b1
+def own_name(synthetic: SyntheticSet) -> str:
+    "What a set is called among the results: distilled, or the rule by which it was selected"
+    return "distilled" if "step" in synthetic.meta else synthetic.meta["method"]
+
+def write_whole(file: Path, text: str) -> None:
+    "Write a file to a temporary name, then rename it: a kill leaves the old one or the new one"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
 
 # %% ../nbs/39_run.ipynb #f313b196
 def judge(
@@ -180,28 +219,27 @@ def judge(
     protocol: Protocol = Protocol(),
     *,
     lr: float,  # for the real images: that from which the distillation started
+    beside: Iterable[str] = ("random", "full data"),  # what to measure beside the set
     progress: Callable[[str], None] = lambda name: None,  # told what is measured next
     ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
-    "Test accuracies of the distilled set, of a random selection of its size and of the full training set; kept in `results.json`"
+    "Test accuracies of the set, of a random selection of its size and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
     asked = dict(step=synthetic.meta.get("step"), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
     stored = json.loads(file.read_text()) if file.exists() else {}
     if stored.get("asked") != asked: stored = {"asked": asked, "accuracies": {}}
-    same = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
+    options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
     ipc = len(synthetic) // data.n_classes
-    sets = {"distilled": lambda: synthetic, "random": lambda: random_selection(data, ipc, seed=protocol.seed, **same),
-            "full data": lambda: full_set(data, **same)}
-    for name, make in sets.items():
+    baselines = {"random": lambda: random_selection(data, ipc, seed=protocol.seed, **options),
+                 "full data": lambda: full_set(data, **options)}
+    sets = {own_name(synthetic): lambda: synthetic}
+    for name, make in (sets | {name: baselines[name] for name in beside if name not in sets}).items():
         if name in stored["accuracies"]: continue
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
-        options = protocol.options(epochs=epochs, ranks=ranks)
-        stored["accuracies"][name] = evaluate(make(), data, **options, split="test").accuracies
-        if ranks.rank: continue
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps(stored))
-        new.replace(file)
+        how = protocol.options(epochs=epochs, ranks=ranks)
+        stored["accuracies"][name] = evaluate(make(), data, **how, split="test").accuracies
+        if not ranks.rank: write_whole(file, json.dumps(stored))
     return {name: Evaluation(tuple(a), "test") for name, a in stored["accuracies"].items()}
 
 # %% ../nbs/39_run.ipynb #2bf4cc49
@@ -222,20 +260,16 @@ def accuracy_rows(synthetic: SyntheticSet, data: ImageData, results: dict[str, E
 # %% ../nbs/39_run.ipynb #5a4d7686
 REPORT = """# {data}: {n} images by {method}
 
-![The distilled images](images.png)
+![The images](images.png)
 
 {accuracies}
 {beside}
-Mean ± standard deviation over {nets} networks that differ in their seed. The set is that of meta-step {best[step]}, the best
-on the validation images ({best[val_accuracy]:.3f} with {val_nets} networks); the test images {tested}.
+Mean ± standard deviation over {nets} networks that differ in their seed. {chosen}
 Small sets: {epochs} epochs; full data: {full_epochs} epochs; batches of at most {batch_size}. The random selection has the same
-size, labels and augmentation, and the learning rate from which the distillation started.
+size, labels and augmentation{lr}.
 
 ![Accuracies](accuracies.png)
-![Loss, learning rate and validation accuracy](curves.png)
-
-{steps} meta-steps in {seconds:.1f} s, {each:.3f} s each, without the recording of experts and the evaluations.
-
+{course}
 ## Settings
 
 {settings}
@@ -246,6 +280,22 @@ size, labels and augmentation, and the learning rate from which the distillation
 
 To use the set: `from mtt_nb.distill import SyntheticSet; SyntheticSet.load("distilled.safetensors")`.
 """
+
+# %% ../nbs/39_run.ipynb #57ebc159
+COURSE = """![Loss, learning rate and validation accuracy](curves.png)
+
+{steps} meta-steps in {seconds:.1f} s, {each:.3f} s each, without the recording of experts and the evaluations.
+"""
+
+def course(log: list[dict], protocol: Protocol) -> dict[str, str]:
+    "How the set of a run was found, for `REPORT`"
+    best, seconds = best_validation(log), [line["seconds"] for line in log if "loss" in line]
+    tested = "chose nothing, but were looked at in the run" if protocol.test_too else "were used for this table alone"
+    if best is None: return dict(chosen="The images are real; the rule that picked them saw no test image.", lr="", course="")
+    chosen = (f"The set is that of meta-step {best['step']}, the best\non the validation images ({best['val_accuracy']:.3f} with "
+              f"{protocol.val_nets} networks); the test images {tested}.")
+    return dict(chosen=chosen, lr=", and the learning rate from which the distillation started",
+                course=COURSE.format(steps=len(seconds), seconds=sum(seconds), each=sum(seconds) / len(seconds)))
 
 # %% ../nbs/39_run.ipynb #82968edf
 def write_report(
@@ -258,19 +308,17 @@ def write_report(
 ) -> Path:  # report.md
     "Write `report.md` and its pictures into the run folder"
     out, meta, log = Path(out), synthetic.meta, JsonLines.read(Path(out) / "log.jsonl")
-    pictures = {"images": plot_images(synthetic), "curves": plot_curves(log), "accuracies": plot_accuracies(results)}
+    pictures = {"images": plot_images(synthetic), "accuracies": plot_accuracies(results)}
+    if best_validation(log): pictures["curves"] = plot_curves(log)
     for name, figure in pictures.items(): figure.savefig(out / f"{name}.png", dpi=120)
-    seconds = [line["seconds"] for line in log if "loss" in line]
     settings = {"data": f"{data!r}, fingerprint {data.fingerprint}", "network": json.dumps(meta["network"]),
                 "augmentation": f"{meta['augment']}, {json.dumps(meta['augment_options'])}", **meta.get("config", {}),
-                "student lr learned": f"{synthetic.lr:.5g}"}
+                "learning rate to train with": f"{synthetic.lr:.5g}"}
     text = REPORT.format(
-        n=len(synthetic), data=meta["data"], method=meta["method"], best=best_validation(log), **asdict(protocol),
+        n=len(synthetic), data=meta["data"], method=meta["method"], **asdict(protocol), **course(log, protocol),
         beside=beside and f"\n{beside}\n",
-        tested="chose nothing, but were looked at in the run" if protocol.test_too else "were used for this table alone",
         accuracies=markdown_table(accuracy_rows(synthetic, data, results)),
         settings=markdown_table([("setting", "value"), *settings.items()]),
-        where=markdown_table([("what", "which"), *made_with(data.device).items()]),
-        steps=len(seconds), seconds=sum(seconds), each=sum(seconds) / len(seconds))
+        where=markdown_table([("what", "which"), *made_with(data.device).items()]))
     (out / "report.md").write_text(text, encoding="utf-8")
     return out / "report.md"

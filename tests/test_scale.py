@@ -399,7 +399,7 @@ def test_stop_after_ends_in_time_and_the_same_command_goes_on(folder, tmp_path):
     command = [*DISTILL, tmp_path / "run"]
     for step in (1, 2):
         status, said = run(*command, "--stop-after", "0s", cwd=folder)
-        assert status == 0 and f"stopped after meta-step {step} of 12" in said and not (tmp_path / "run/report.md").exists()
+        assert status == 0 and f"stopped after meta-step {step};" in said and not (tmp_path / "run/report.md").exists()
     assert run(*command, cwd=folder)[0] == 0 and same_run(tmp_path / "run", folder / "one")
     status, said = run(*EXPERTS, tmp_path / "none", "--stop-after", "0s", cwd=folder)
     assert status == 0 and "stopped before experts 0" in said
