@@ -172,13 +172,11 @@ class _Own(_Streams):
         there, asked = sum(k.split(".")[-1] == "generator" for k in state), self.ranks.size * len(self.streams)
         if there != asked:
             raise ValueError(f"a state of {there} streams, not {asked}: go on with as many ranks as before, or begin anew")
-        streams = [torch.Generator(g.device).set_state(state[self.names("generator", stream=j)[0]].cpu())
-                   for j, g in enumerate(self.streams)]
+        states = [state[self.names("generator", stream=j)[0]].cpu() for j in range(len(self.streams))]
         carried = {name: state[k] for k, name in zip(self.names(*self.carries), self.carries)}
-        for name, t in carried.items():
-            mine = getattr(self, name)
+        for name, t, mine in ((name, t, getattr(self, name)) for name, t in carried.items()):
             if t.ndim != mine.ndim or t.ndim != 1 and t.shape != mine.shape: raise ValueError(f"{name} of shape {tuple(t.shape)}")
-        return streams, carried
+        return [torch.Generator(g.device).set_state(s) for g, s in zip(self.streams, states)], carried
 
 # %% ../nbs/06_distiller.ipynb #976ed24f
 class _Between(_Own):

@@ -38,9 +38,20 @@ def _png(picture: np.ndarray) -> bytes:
     Image.fromarray(picture).save(out, "png")
     return out.getvalue()
 
-# %% ../nbs/06_synthetic.ipynb #24ef8c3f
+# %% ../nbs/06_synthetic.ipynb #e6f1daea
 MADE_FROM = dict(data=str, fingerprint=str, classes=list, network=dict, data_options=dict)  # entries of every meta
 
+def _from_file(make: type, tensors: dict[str, Tensor], meta: dict):
+    "The set that a file's tensors and header make; an error where they make none"
+    for key, kind in MADE_FROM.items():
+        if not isinstance(meta[key], kind): raise TypeError(f"{key} is {meta[key]!r}")
+    parts = {k.removeprefix("transform."): t for k, t in tensors.items() if k.startswith("transform.")}
+    transform = TRANSFORMS[meta["transform"]](**parts)
+    read = make(tensors["images"], tensors["labels"], tensors["lr"].item(), meta, transform)
+    repr(read), read.augment, read.display()  # as far as these go, the parts belong together
+    return read
+
+# %% ../nbs/06_synthetic.ipynb #24ef8c3f
 @dataclass(frozen=True, eq=False)
 class SyntheticSet:
     "A small training set and all that another program needs to train on it"
@@ -68,14 +79,7 @@ class SyntheticSet:
     def load(cls, path: Path | str) -> SyntheticSet:
         "Read what `save` wrote; ValueError for a damaged or foreign file"
         tensors, meta = load_tensors(path, "synthetic set")
-        with understood(path):
-            parts = {k.removeprefix("transform."): t for k, t in tensors.items() if k.startswith("transform.")}
-            transform = TRANSFORMS[meta["transform"]](**parts)
-            read = cls(tensors["images"], tensors["labels"], tensors["lr"].item(), meta, transform)
-            repr(read), read.augment, read.display()  # as far as they go, the parts belong together
-            for key, kind in MADE_FROM.items():
-                if not isinstance(meta[key], kind): raise TypeError(f"{key} is {meta[key]!r}")
-            return read
+        with understood(path): return _from_file(cls, tensors, meta)
     def dataset(self) -> TensorDataset:
         "For a DataLoader: pairs of an image and its label"
         return TensorDataset(self.images.cpu(), self.labels.cpu())
