@@ -178,6 +178,14 @@ class _Own(_Streams):
             if t.ndim != mine.ndim or t.ndim != 1 and t.shape != mine.shape: raise ValueError(f"{name} of shape {tuple(t.shape)}")
         return [torch.Generator(g.device).set_state(s) for g, s in zip(self.streams, states)], carried
 
+# %% ../nbs/06_distiller.ipynb #a950605b
+def _require_shapes(learned: dict[str, Tensor], moments: dict[str, Tensor], here: dict[str, Tensor]) -> None:
+    "ValueError unless what is learned has the shapes that it has here, and each moment that of something learned"
+    known = {(), *(tuple(t.shape) for t in here.values())}
+    for name, t in (moments | learned).items():
+        wanted = {tuple(here[name].shape)} if name in learned else known
+        if tuple(t.shape) not in wanted: raise ValueError(f"{name} of shape {tuple(t.shape)}: must be {min(wanted)}")
+
 # %% ../nbs/06_distiller.ipynb #976ed24f
 class _Between(_Own):
     "What a distiller is between two steps, and how another takes its place"
@@ -197,10 +205,7 @@ class _Between(_Own):
         streams, carried = self.own_from(state)
         learned = {name: state[name] for name in ("images", "lr", *self.learns)}
         moments = {k.removeprefix("moments."): t for k, t in state.items() if k.startswith("moments.")}
-        shapes = {(), *(tuple(getattr(self, name).shape) for name in learned)}
-        for name, t in (learned | moments).items():
-            wanted = {tuple(getattr(self, name).shape)} if name in learned else shapes
-            if tuple(t.shape) not in wanted: raise ValueError(f"{name} of shape {tuple(t.shape)}: must be {min(wanted)}")
+        _require_shapes(learned, moments, {name: getattr(self, name) for name in learned})
         def here(tensors): return {k: t.to(self.data.device).clone() for k, t in tensors.items()}
         self.steps, self.streams, self.moments = int(state["steps"]), streams, here(moments)
         vars(self).update(here(learned | carried))
