@@ -450,7 +450,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mtt_nb.history.pack': ('history.html#pack', 'mtt_nb/history.py'),
                                 'mtt_nb.history.painted': ('history.html#painted', 'mtt_nb/history.py'),
                                 'mtt_nb.history.picture': ('history.html#picture', 'mtt_nb/history.py'),
-                                'mtt_nb.history.thinned': ('history.html#thinned', 'mtt_nb/history.py'),
+                                'mtt_nb.history.thinned_state': ('history.html#thinned_state', 'mtt_nb/history.py'),
                                 'mtt_nb.history.unpack': ('history.html#unpack', 'mtt_nb/history.py')},
             'mtt_nb.kernel': { 'mtt_nb.kernel.KIP': ('kernel.html#kip', 'mtt_nb/kernel.py'),
                                'mtt_nb.kernel.KIP.__init__': ('kernel.html#kip.__init__', 'mtt_nb/kernel.py'),

@@ -162,7 +162,6 @@ def _opened(path: Path | str) -> Iterator:
     except FileNotFoundError: raise FileNotFoundError(f"no file {path}") from None
     except (SafetensorError, OSError, IndexError, RuntimeError) as e: raise Damaged(path, e) from None
 
-# %% ../nbs/04_experts.ipynb #b086d4c4
 @contextmanager
 def understood(path: Path | str) -> Iterator[None]:
     "Within it a file's content is made sense of; where that fails, ValueError names the file"
@@ -379,7 +378,6 @@ def _store(path: Path, expert: int, theta: Tensor, reports: list[Epoch], setting
                rows=[checksum(row) for row in theta])
     save_tensors(_file(path, expert), "expert", {"theta": theta}, settings | own)
 
-# %% ../nbs/04_experts.ipynb #913d0741
 def _turns(path: Path, n: int, at_once: int, share: Callable | None) -> Iterator[tuple[range, set[int]]]:
     "Group by group what is to be recorded, by this process and as things are now: others may record there, too"
     groups = [range(i, i + at_once) for i in range(0, n, at_once)]

@@ -19,8 +19,8 @@ from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture, write_gi
 from .unroll import unroll
 
 # %% auto #0
-__all__ = ['Thinned', 'thinned', 'pack', 'unpack', 'History', 'as_float32', 'as_pixels', 'about', 'Scribe', 'Recorder', 'bend',
-           'painted', 'gradient_shares', 'picture', 'film']
+__all__ = ['Thinned', 'thinned_state', 'pack', 'unpack', 'History', 'as_float32', 'as_pixels', 'about', 'Scribe', 'Recorder',
+           'bend', 'painted', 'gradient_shares', 'picture', 'film']
 
 # %% ../nbs/12_history.ipynb #9bc488ca
 class Thinned:
@@ -41,7 +41,7 @@ class Thinned:
     def __getitem__(self, i): return self.items[i]
 
 # %% ../nbs/12_history.ipynb #28896125
-def thinned(state: dict) -> dict:
+def thinned_state(state: dict) -> dict:
     "`vars` of a `Thinned` as a file has them; an error where they are none"
     if state.keys() != vars(Thinned(1)).keys(): raise LookupError(", ".join(state))
     if not isinstance(state["items"], list) or len(state["items"]) > state["limit"] + 1: raise TypeError("items")
@@ -96,7 +96,7 @@ class History:
             parts = unpack(meta["history"], [tensors[str(i)].numpy() for i in range(len(tensors))])
             history = cls(dict(parts["info"]))
             history.planes = [dict(plane, expert=int(plane["expert"])) for plane in parts["planes"]]
-            for name in ("points", "frames", "accuracy"): vars(getattr(history, name)).update(thinned(parts[name]))
+            for name in ("points", "frames", "accuracy"): vars(getattr(history, name)).update(thinned_state(parts[name]))
             for frame in history.frames: frame["step"], frame["images"].shape
             for step, *numbers in (*history.points, *history.accuracy): range(step), [float(x) for x in numbers if x is not None]
         return history
