@@ -682,6 +682,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mtt_nb.scale.Share.turns': ('scale.html#share.turns', 'mtt_nb/scale.py'),
                               'mtt_nb.scale.claimed': ('scale.html#claimed', 'mtt_nb/scale.py'),
                               'mtt_nb.scale.gather': ('scale.html#gather', 'mtt_nb/scale.py'),
+                              'mtt_nb.scale.leave': ('scale.html#leave', 'mtt_nb/scale.py'),
                               'mtt_nb.scale.meet': ('scale.html#meet', 'mtt_nb/scale.py'),
                               'mtt_nb.scale.own_device': ('scale.html#own_device', 'mtt_nb/scale.py'),
                               'mtt_nb.scale.ranks': ('scale.html#ranks', 'mtt_nb/scale.py'),

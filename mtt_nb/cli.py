@@ -33,7 +33,7 @@ from .methods import METHODS, SELECTIONS, find_method
 from .models import NETWORKS, build
 from .reproduce import comparison, comparison_text, departures
 from .run import Protocol, Stopped, TimeUp, distil, judge, select, write_report
-from .scale import Lost, Share, own_device, ranks, say, seconds_of
+from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
 from .table import Budget, Plan, as_markdown, run_table
@@ -485,3 +485,4 @@ def main(
     except (ValueError, OSError) as e:
         say(f"mtt-nb: {e}")
         sys.exit(2)
+    finally: leave()

@@ -16,7 +16,7 @@ from mtt_nb.data import load
 from mtt_nb.distill import MTT
 from mtt_nb.experts import ExpertBuffer
 from mtt_nb.run import Protocol, distil
-from mtt_nb.scale import ranks
+from mtt_nb.scale import leave, ranks
 from mtt_nb.settings import find_preset
 
 RECORD = ["experts", "--n", 8, "--epochs", 22, "--device", "cpu", "--out"]
@@ -32,6 +32,7 @@ def distilling(args):
     mtt.join(ranks())
     protocol = Protocol(nets=1, epochs=1, val_nets=1, eval_every=STEPS)
     distil(mtt, mtt.data, out, protocol, observers=[lambda state: times.append(time.monotonic())])
+    leave()
     if not ranks().rank: Path(out, "seconds").write_text(str(times[-2] - times[2]))
 
 

@@ -28,7 +28,7 @@ from mtt_nb.experts import ExpertBuffer, checksum, load_tensors, record_experts,
 from mtt_nb.methods import METHODS
 from mtt_nb.models import build
 from mtt_nb.run import Protocol, distil, judge, resume
-from mtt_nb.scale import Share, seconds_of
+from mtt_nb.scale import Share, leave, ranks, seconds_of
 
 EXPERTS = ["experts", "--n", 4, "--epochs", 3, "--width", 8, "--batch-size", 64, "--device", "cpu", "--out"]
 DISTILL = ["distill", "--experts", "experts", "--syn-steps", 5, "--max-start-epoch", 2, "--iterations", 12, "--eval-every", 4, "--nets", 3,
@@ -279,13 +279,13 @@ def steps_in_threads(name, buffer, n):
 
 def steps_of_all(args):
     "What a rank does for the next test"
-    from mtt_nb.scale import ranks
     for name in METHODS:
         distiller = made(name, ExpertBuffer(args[0]) if name == "mtt" else None)
         distiller.join(ranks())
         for _ in range(2): distiller.step()
         ranks().require_same(distiller.shared_state())
         save_checkpoint(f"{name}.safetensors", distiller)
+    leave()
 
 
 def test_every_method_takes_its_steps_together(folder, tmp_path):
