@@ -6,6 +6,7 @@
 from __future__ import annotations
 import csv
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -31,18 +32,19 @@ from .folders import SUBSETS
 from .methods import METHODS, SELECTIONS, find_method
 from .models import NETWORKS, build
 from .reproduce import comparison, comparison_text, departures
-from .run import Protocol, Stopped, distil, judge, select, write_report
+from .run import Protocol, Stopped, TimeUp, distil, judge, select, write_report
+from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
 from .synthetic import export as export_set
 from .table import Budget, Plan, as_markdown, run_table
 
 # %% auto #0
-__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Device', 'Zca', 'Limit', 'PresetName', 'Nets', 'EvalEpochs',
-           'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn',
-           'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'adapted', 'record', 'learn', 'conclude',
-           'announce', 'demo', 'experts', 'distill', 'table', 'reproduce', 'evaluate', 'show', 'export', 'lab_session',
-           'lab_replay', 'serve_lab', 'lab', 'bench', 'grade', 'main']
+__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Stream', 'StopAfter', 'Device', 'Zca', 'Limit',
+           'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg',
+           'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'deadline',
+           'adapted', 'record', 'learn', 'conclude', 'announce', 'demo', 'experts', 'distill', 'table', 'reproduce',
+           'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'serve_lab', 'lab', 'bench', 'grade', 'main']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -50,15 +52,19 @@ def pick_device(
 ) -> str:
     "The device to use: for `auto` CUDA before MPS before CPU; ValueError for one that is not there"
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto": return next(kind for kind, ok in there.items() if ok)
+    if name == "auto": return own_device(next(kind for kind, ok in there.items() if ok))
     if not there.get(name.split(":")[0], False):
         raise ValueError(f"device {name!r} is not available here: use {' or '.join(k for k, ok in there.items() if ok)}, or auto")
-    return name
+    return own_device(name)
 
 # %% ../nbs/42_cli.ipynb #d33b47e1
 def given(**options) -> dict:
     "The options that were given on the command line"
     return {k: v for k, v in options.items() if v is not None}
+
+def deadline(stop_after: str | None) -> float:
+    "When to stop, on the clock of `time.monotonic`"
+    return math.inf if stop_after is None else time.monotonic() + seconds_of(stop_after)
 
 def adapted(base: Preset, method: str, **options):
     "The preset's settings with those options that were given"
@@ -68,34 +74,41 @@ def adapted(base: Preset, method: str, **options):
     return replace(base.config, **options)
 
 # %% ../nbs/42_cli.ipynb #7463054e
-def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, **options) -> ExpertBuffer:
-    "`record_experts` with a progress bar"
+def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, until=math.inf,
+           **options) -> ExpertBuffer:
+    "`record_experts`, shared with all processes that record there, with a progress bar"
     model = build(network["name"], data.shape, data.n_classes, **{k: v for k, v in network.items() if k != "name"})
     there = epochs * sum(f.exists() for f in (Path(out) / f"expert_{i:04d}.safetensors" for i in range(n)))
-    with tqdm(total=n * epochs, initial=there, desc="experts", unit="epoch", dynamic_ncols=True) as bar:
+    share = Share(ranks().counter(f"experts/{Path(out).name}") if ranks().size > 1 else None, until)
+    hidden = ranks().rank > 0
+    with tqdm(total=n * epochs, initial=there, desc="experts", unit="epoch", dynamic_ncols=True, disable=hidden) as bar:
         def show(e):
             bar.update()
             val = {} if e.accuracy is None else {"val": f"{e.accuracy:.3f}"}
             bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **val)
-        buffer = record_experts(data, model, out, n=n, epochs=epochs, augment=augment, seed=seed, callback=show, **options)
-    return buffer
+        options |= dict(n=n, epochs=epochs, augment=augment, seed=seed, callback=show, share=share)
+        return record_experts(data, model, out, **options)
 
-def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol) -> SyntheticSet:
+# %% ../nbs/42_cli.ipynb #5a082e94
+def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, until=math.inf) -> SyntheticSet:
     "`distil` with a progress bar; goes on where it was stopped"
     total = distiller.config.iterations
-    with tqdm(total=total, desc="distil", unit="step", dynamic_ncols=True) as bar:
+    distiller.join(ranks())
+    with tqdm(total=total, desc="distil", unit="step", dynamic_ncols=True, disable=ranks().rank > 0) as bar:
         def show(state):
             bar.update(state.step - bar.n)
             bar.set_postfix(loss=f"{state.loss:.3f}", lr=f"{state.lr:.4f}")
-        synthetic = distil(distiller, data, out, protocol, observers=[show])
+        synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
         bar.update(total - bar.n)
     return synthetic
 
+# %% ../nbs/42_cli.ipynb #14bdb09e
 def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Protocol, lr: float, experts: int | None) -> None:
     "The test with a progress bar, and the report"
-    with tqdm(desc="test", unit="set", dynamic_ncols=True) as bar:
+    with tqdm(desc="test", unit="set", dynamic_ncols=True, disable=ranks().rank > 0) as bar:
         def next_set(name): bar.update(); bar.set_postfix_str(name)
-        results = judge(synthetic, data, out, protocol, lr=lr, progress=next_set)
+        results = judge(synthetic, data, out, protocol, lr=lr, progress=next_set, ranks=ranks())
+    if ranks().rank: return
     rows = comparison(synthetic, results, JsonLines.read(out / "log.jsonl"))
     beside = comparison_text(rows, departures(synthetic, experts) if experts else "")
     report = write_report(synthetic, data, results, out, protocol, beside)
@@ -113,6 +126,8 @@ Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Co
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; else MTT_NB_DATA, else ~/.cache/mtt_nb.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Leave images on disk: for more than fit into memory.")]
+StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the same command goes on.")]
 Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
 Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many training images.")]
@@ -123,6 +138,8 @@ EvalEpochs = Annotated[int | None, typer.Option(help="Epochs of their training."
 # %% ../nbs/42_cli.ipynb #fe096e70
 def announce(device: str, data: ImageData) -> None:
     "Say what is used"
+    if ranks().rank: return
+    if ranks().size > 1: print(f"{ranks().size} ranks, of which this is the first")
     print(f"device: {device}" + (f" ({torch.get_num_threads()} threads)" if device == "cpu" else "") + f"; {data}")
 
 @app.command()
@@ -160,19 +177,23 @@ def experts(
     size: Size = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the experts; what it holds is kept.")] = Path("runs/experts"),
+    stop_after: StopAfter = None,
+    stream: Stream = False,
     device: Device = "auto",
 ):
     "Record expert trajectories: networks trained on the real images, every epoch kept."
+    until = deadline(stop_after)
     base = find_preset(preset or f"{data}-ipc1")
     where = pick_device(device)
-    images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, device=where)
+    images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, stream=stream,
+                  device=where)
     announce(where, images)
     network = (base.network if model in (None, base.network["name"]) else {"name": model}) | given(width=width, depth=depth)
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
     options = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
                     allow_tf32=tf32)
-    buffer = record(images, network, out, dsa, seed, **base.experts | options)
-    print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
+    buffer = record(images, network, out, dsa, seed, until=until, **base.experts | options)
+    if not ranks().rank: print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
 Iterations = Annotated[int | None, typer.Option(help="Meta-steps in all; a finished run goes on if there are more.")]
@@ -217,22 +238,27 @@ def distill(
     test_too: Annotated[bool, typer.Option(help="Test at every validation: for the paper's maximum, chooses nothing.")] = False,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
+    stop_after: StopAfter = None,
+    stream: Stream = False,
     device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
-    way = find_method(method)
+    way, until = find_method(method), deadline(stop_after)
+    if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
     base = find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
         compile=compile, memory="constant" if compile else None)
+    if segments_per_step is None and hasattr(config, "segments_per_step"):  # each rank has one, if nothing else is said
+        config = replace(config, segments_per_step=max(config.segments_per_step, ranks().size))
     if experts and not way.needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
     where = pick_device(device)
     buffer = ExpertBuffer(experts) if experts else None
     options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size)
     if buffer: options = buffer.meta["data_options"]
-    images = load(data, root, **options, device=where)
+    images = load(data, root, **options, stream=stream, device=where)
     announce(where, images)
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
@@ -242,10 +268,10 @@ def distill(
         reach = max(base.experts["epochs"], config.last_epoch)
         dsa = DSA(config.augment, mode=config.augment_mode)
         options = dict(base.experts, epochs=reach) | given(compile=compile, allow_tf32=tf32)
-        buffer = record(images, base.network, out / "experts", dsa, seed, **options)
+        buffer = record(images, base.network, out / "experts", dsa, seed, until=until, **options)
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
     make = partial(way.make, config, images, learner)
-    synthetic = select(make, out) if method in SELECTIONS else learn(make(), images, out, protocol)
+    synthetic = select(make, out) if method in SELECTIONS else learn(make(), images, out, protocol, until)
     conclude(synthetic, images, out, protocol, config.lr_teacher, buffer and len(buffer))
 
 # %% ../nbs/42_cli.ipynb #d4e7e520
@@ -292,13 +318,16 @@ def reproduce(
     limit: Annotated[int | None, typer.Option(help="Training images, for a trial.")] = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command goes on there.")] = None,
+    stop_after: StopAfter = None,
     device: Device = "auto",
 ):
     "Experts, distillation and both ways of judging by a preset, beside the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
-    common = dict(data=data, preset=name, root=root, seed=seed, device=device)
-    experts(**common, n=n, limit=limit, out=out / "experts")
-    distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True, out=out)
+    common, until = dict(data=data, preset=name, root=root, seed=seed, device=device), deadline(stop_after)
+    experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
+    left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
+    distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True, out=out,
+            stop_after=left)
 
 # %% ../nbs/42_cli.ipynb #925ac665
 @app.command()
@@ -459,8 +488,12 @@ def main(
     "The entry point of `mtt-nb`"
     try: app(args)
     except Stopped as e:
-        print(f"\n{e}: run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        say(f"\n{e}: run the same command again to go on")
+        sys.exit(0 if isinstance(e, TimeUp) else 130)
+    except Lost as e:
+        say(f"mtt-nb: {e}: the run ends here; the same command goes on from its last checkpoint")
+        sys.exit(1)
     except (ValueError, OSError) as e:
-        print(f"mtt-nb: {e}", file=sys.stderr)
+        say(f"mtt-nb: {e}")
         sys.exit(2)
+    finally: leave()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['LOADERS', 'TRANSFORMS', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise',
-           'blocks', 'ZCA', 'ImageData', 'fingerprint', 'balanced', 'make_data', 'load']
+           'blocks', 'ZCA', 'Streamed', 'ImageData', 'fingerprint', 'balanced', 'make_data', 'load']
 
 # %% ../nbs/01_data.ipynb #e678fed5
 def seeded(
@@ -111,8 +111,8 @@ class Normalise(Transform):
     @classmethod
     def fit(cls, x: Tensor) -> Normalise:
         "Statistics of the images x [n,C,H,W]"
-        std = x.std((0, 2, 3))
-        return cls(x.mean((0, 2, 3)), torch.where(std > 1e-6, std, 1.0))
+        mean, std = (x.mean((0, 2, 3)), x.std((0, 2, 3))) if isinstance(x, Tensor) else x.statistics()
+        return cls(mean, torch.where(std > 1e-6, std, 1.0))
     def __call__(self, x): return (x - self.mean[:, None, None]) / self.std[:, None, None]
     def inverse(self, z): return z * self.std[:, None, None] + self.mean[:, None, None]
 
@@ -152,6 +152,28 @@ class ZCA(Transform):
 
 TRANSFORMS = {t.kind: t for t in (Transform, Normalise, ZCA)}  # by the name that files store
 
+# %% ../nbs/01_data.ipynb #7eb3490a
+class Streamed:
+    "Images that stay in the file they are mapped from; those that are asked for are read, and transformed on the device"
+    dtype, ndim = torch.float32, 4
+    def __init__(self, raw: Tensor, rows: Tensor, transform: Transform, device="cpu"):
+        self.raw, self.rows, self.transform, self.device = raw, rows, transform, torch.device(device)
+        self.shape = torch.Size((len(rows), *raw.shape[1:]))
+    def __len__(self) -> int: return len(self.rows)
+    def __getitem__(self, which) -> Tensor:
+        "Images [...,C,H,W] by index: a slice, or a tensor of any shape"
+        rows = self.rows[which.cpu() if isinstance(which, Tensor) else which]
+        x = self.raw[rows.flatten()].to(self.device)  # bytes travel, a quarter of what floats would be
+        x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+        return self.transform(x).view(*rows.shape, *self.shape[1:])
+    def split(self, n: int) -> Iterator[Tensor]: return (self[i:i + n] for i in range(0, len(self), n))
+    def to(self, device) -> Streamed: return Streamed(self.raw, self.rows, self.transform.to(device), device)
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        "Mean and standard deviation of each channel, in one pass"
+        n, total, squares = self.shape.numel() / self.shape[1], 0.0, 0.0
+        for x in blocks(self): total, squares = total + x.double().sum((0, 2, 3)), squares + x.double().square().sum((0, 2, 3))
+        return (total / n).float(), ((squares - total**2 / n) / (n - 1)).clamp_min(0).sqrt().float()
+
 # %% ../nbs/01_data.ipynb #163078f1
 @dataclass(frozen=True)
 class ImageData:
@@ -185,7 +207,7 @@ class ImageData:
         return x, y
     def to(self, device) -> ImageData:
         "The same data on another device"
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, (Tensor, Transform))})
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, (Tensor, Transform, Streamed))})
     def __repr__(self):
         parts = " + ".join(f"{len(getattr(self, 'x_' + p)):,} {p}" for p in ("train", "val", "test"))
         size = "x".join(map(str, self.shape))
@@ -198,9 +220,9 @@ def fingerprint(
     "A hash of all parts in their order: of tensors the type, the shape and every byte"
     digest = hashlib.sha256()
     for part in parts:
-        tensor = isinstance(part, Tensor)
-        digest.update(repr((part.dtype, tuple(part.shape)) if tensor else part).encode())
-        if tensor: digest.update(part.contiguous().view(-1).numpy().view(np.uint8))
+        pieces = [part] if isinstance(part, Tensor) else blocks(part) if isinstance(part, Streamed) else None
+        digest.update(repr(part if pieces is None else (part.dtype, tuple(part.shape))).encode())
+        for piece in pieces or (): digest.update(piece.contiguous().view(-1).numpy().view(np.uint8))
     return digest.hexdigest()[:16]
 
 # %% ../nbs/01_data.ipynb #e672083d
@@ -239,8 +261,9 @@ def _picked(x: Tensor, rows: Tensor) -> Tensor:
         done += len(block)
     return picked
 
-def _transformed(transform: Transform, x: Tensor) -> Tensor:
+def _transformed(transform: Transform, x: Tensor | Streamed) -> Tensor | Streamed:
     "The transform applied to images in their place"
+    if isinstance(x, Streamed): return Streamed(x.raw, x.rows, transform)
     for block in blocks(x): block.copy_(transform(block))
     return x
 
@@ -266,6 +289,7 @@ def make_data(
     seed=0,  # of the split (and of the choice under `limit`)
     device="cpu",
     limit: int | None = None,  # keep at most this many training images (before the split), balanced over the classes
+    stream=False,  # leave the images where they are, as mapped from a file, and read those that are asked for
 ) -> ImageData:
     "Check, split and transform raw images; the statistics of the transform come from the training part alone"
     classes = tuple(map(str, raw.classes))
@@ -280,7 +304,9 @@ def make_data(
     if not len(train) or len(y[train].unique()) < len(y.unique()):
         raise ValueError(f"val_fraction {val_fraction} of {len(y)} training images leaves a class none to train on: lower it")
     parts = (x, y, train), (x_val, y_val, val), (x_test, y_test, torch.arange(len(y_test)))
-    xs, ys = [_picked(x, rows) for x, _, rows in parts], [y[rows] for _, y, rows in parts]
+    if stream and zca: raise ValueError("zca needs all images in memory: leave out zca, or stream")
+    xs = [Streamed(x, rows, Transform()) if stream else _picked(x, rows) for x, _, rows in parts]
+    ys = [y[rows] for _, y, rows in parts]
     transform = (ZCA if zca else Normalise).fit(xs[0])
     made_of = fingerprint(name, classes, transform.kind, *xs, *ys)
     parts = [t for x, y in zip(xs, ys) for t in (_transformed(transform, x), y)]
@@ -298,6 +324,7 @@ def load(
     device="cpu",
     limit: int | None = None,
     size: int | None = None,  # rows and columns to cut images to, for data sets of image files; by default their papers' size
+    stream=False,
 ) -> ImageData:
     "Load a data set by name; the options are those of `make_data`, which takes your own images"
     if name not in LOADERS:
@@ -308,5 +335,5 @@ def load(
     if sized and "size" not in inspect.signature(LOADERS[name]).parameters:
         raise ValueError(f"size {size}: the images of {name} have one size; leave it out")
     raw = LOADERS[name](None if root is None else Path(root), **sized)
-    data = make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit)
+    data = make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit, stream=stream)
     return replace(data, options=data.options | sized)

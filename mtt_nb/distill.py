@@ -81,9 +81,9 @@ class _Students(Distiller):
             raise ValueError(f"batch_syn {config.batch_syn}: must be at most {n}, the number of synthetic images")
         self.buffer.segment(seeded(0), config.max_start_epoch, config.expert_epochs)
 
-    def draw(self, segment: Segment | None = None) -> Draw:
-        "A segment (or the given one), minibatches and augmentations for one meta-step"
-        c, g, n = self.config, self.generator, len(self.images)
+    def draw(self, segment: Segment | None = None, stream=0) -> Draw:
+        "A segment (or the given one), minibatches and augmentations for one meta-step, from one of the streams"
+        c, g, n = self.config, self.streams[stream], len(self.images)
         segment = segment or self.buffer.segment(g, c.max_start_epoch, c.expert_epochs)
         segment = segment._replace(start=segment.start.to(self.data.device), target=segment.target.to(self.data.device))
         batches = minibatches(n, c.syn_steps, c.batch_syn or n, g)
@@ -149,8 +149,8 @@ class MTT(_Students):
 
     def step(self, segment: Segment | None = None) -> State:
         "One meta-step, on random segments or the given one; where it is not finite: Diverged, images and lr unchanged"
-        began, k = time.perf_counter(), self.config.segments_per_step
-        draws = [self.draw(segment) for _ in range(k)]
+        began, k = time.perf_counter(), len(self.streams)
+        draws = [self.draw(segment, j) for j in range(k)]
         images, lr = self.images.clone().requires_grad_(), self.lr.clone().requires_grad_()
         parts, paths = [], []
         with tf32(self.config.allow_tf32):
@@ -158,7 +158,7 @@ class MTT(_Students):
                 loss = losses.sum() / k
                 parts.append((loss.detach(), *torch.autograd.grad(loss, [images, lr])))
                 paths = paths or [path]
-        loss, grad, lr_grad = map(sum, zip(*parts, strict=True))
+        loss, grad, lr_grad = self.ranks.mean([sum(part) for part in zip(*parts, strict=True)])
         after = update(self.config, self.images, self.lr, grad, lr_grad, self.moments)
         if torch.stack([loss.isfinite(), after[0].isfinite().all(), after[1].isfinite(), after[1] > 0]).all():
             self.images, self.lr, self.moments = after

@@ -13,16 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from torch import Tensor
+from . import __version__
 from .augment import DSA
 from .data import ImageData, seeded
-from .experts import load_tensors, require_network, save_tensors
+from .experts import load_tensors, require_network, save_tensors, understood
 from .models import FlatModel
 from .settings import Config
 from .synthetic import SyntheticSet, describe, differences, starting_images
 
 # %% auto #0
-__all__ = ['image_step', 'State', 'Diverged', 'require_same_run', 'downhill', 'Distiller', 'save_checkpoint', 'load_checkpoint',
-           'JsonLines']
+__all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'Alone', 'require_same_run', 'downhill', 'Distiller',
+           'save_checkpoint', 'load_checkpoint', 'JsonLines']
 
 # %% ../nbs/06_distiller.ipynb #6cf06f91
 def image_step(
@@ -77,7 +78,7 @@ class _Run:
     method = ""  # its name in files
     loss_name = "loss"  # what its loss is, for the axis of a curve
     learns = {"images": "lr_img"}  # what a step moves, and the setting that is the size of its steps
-    carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next
+    carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next, of each stream its own
     knobs: tuple[str, ...] = ("lr_img",)  # settings that may change during a run
 
     def check(self, config: Config) -> None: "ValueError where the settings do not go with the data"
@@ -107,6 +108,42 @@ class _Run:
         "JSON of all that the run depends on: everything but how long to go on"
         return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from), sort_keys=True)
 
+# %% ../nbs/06_distiller.ipynb #e71165c1
+class Alone:
+    "The only process of a run; `scale.Ranks` are several that take every step together"
+    rank, size = 0, 1
+    def mean(self, tensors: list[Tensor]) -> list[Tensor]: return tensors
+    def agree(self, *wishes: bool) -> list[bool]: return list(wishes)
+    def rows(self, n: int) -> slice: return slice(None)
+    def collect(self, t: Tensor, n: int) -> Tensor: return t
+    def gather(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]: return tensors
+    def require_same(self, tensors: dict[str, Tensor]) -> None: pass
+    def meet(self) -> None: pass
+
+ALONE = Alone()
+
+# %% ../nbs/06_distiller.ipynb #923e0c71
+class _Streams(_Run):
+    "The random numbers of a run: one stream, or several whose gradients are averaged, on one rank or spread over several"
+    ranks = ALONE
+    def stream(self, j: int) -> torch.Generator:
+        "The random numbers of stream j"
+        return seeded(self.config.seed, "distill", *[j] * (j > 0), device=self.data.device)
+    @property
+    def generator(self) -> torch.Generator:
+        "The first stream of this rank, as a rule the only one"
+        return self.streams[0]
+    def renew(self) -> None: "Begin anew with what is carried"
+
+    def join(self, ranks) -> None:
+        "Take every step together with other processes, from the first step on"
+        total = getattr(self.config, "segments_per_step", ranks.size)
+        if total % ranks.size: raise ValueError(f"segments_per_step {total}: must be a multiple of {ranks.size}, the ranks")
+        n = total // ranks.size
+        own = [self.stream(ranks.rank * n + j) for j in range(n)]
+        self.ranks, self.streams = ranks, own if ranks.rank else [self.streams[0], *own[1:]]
+        if ranks.rank: self.renew()
+
 # %% ../nbs/06_distiller.ipynb #390f4df8
 def require_same_run(
     there: str,  # JSON of all that the stored run depends on
@@ -117,24 +154,61 @@ def require_same_run(
     differ = differences(json.loads(there), json.loads(here))
     raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
 
+# %% ../nbs/06_distiller.ipynb #f62c9eaa
+class _Own(_Streams):
+    "What the streams of this rank need to go on"
+    def names(self, *names: str, stream=0) -> list[str]:
+        "What things of one of this rank's streams are called in a state: NAME in the first of all, J.NAME in stream j"
+        j = self.ranks.rank * len(self.streams) + stream
+        return [f"{j}.{name}" if j else name for name in names]
+
+    def own_state(self) -> dict[str, Tensor]:
+        "The position of each, and what is carried"
+        state = {self.names("generator", stream=j)[0]: g.get_state() for j, g in enumerate(self.streams)}
+        return state | {k: getattr(self, name).clone() for k, name in zip(self.names(*self.carries), self.carries)}
+
+    def own_from(self, state: dict) -> tuple[list[torch.Generator], dict[str, Tensor]]:
+        "The same from the state of a run; ValueError where it is not there"
+        there, asked = sum(k.split(".")[-1] == "generator" for k in state), self.ranks.size * len(self.streams)
+        if there != asked:
+            raise ValueError(f"a state of {there} streams, not {asked}: go on with as many ranks as before, or begin anew")
+        states = [state[self.names("generator", stream=j)[0]].cpu() for j in range(len(self.streams))]
+        carried = {name: state[k] for k, name in zip(self.names(*self.carries), self.carries)}
+        for name, t, mine in ((name, t, getattr(self, name)) for name, t in carried.items()):
+            if t.ndim != mine.ndim or t.ndim != 1 and t.shape != mine.shape: raise ValueError(f"{name} of shape {tuple(t.shape)}")
+        return [torch.Generator(g.device).set_state(s) for g, s in zip(self.streams, states)], carried
+
+# %% ../nbs/06_distiller.ipynb #a950605b
+def _require_shapes(learned: dict[str, Tensor], moments: dict[str, Tensor], here: dict[str, Tensor]) -> None:
+    "ValueError unless what is learned has the shapes that it has here, and each moment that of something learned"
+    known = {(), *(tuple(t.shape) for t in here.values())}
+    for name, t in (moments | learned).items():
+        wanted = {tuple(here[name].shape)} if name in learned else known
+        if tuple(t.shape) not in wanted: raise ValueError(f"{name} of shape {tuple(t.shape)}: must be {min(wanted)}")
+
 # %% ../nbs/06_distiller.ipynb #976ed24f
-class _Between(_Run):
+class _Between(_Own):
     "What a distiller is between two steps, and how another takes its place"
     def state_dict(self) -> dict:
         "All that a run needs to go on exactly: tensors, and the identity of the run"
-        tensors = {name: getattr(self, name).clone() for name in ("images", "lr", *self.learns, *self.carries)}
-        moments = {f"moments.{k}": v for k, v in self.moments.items()}
-        where = dict(steps=torch.tensor(self.steps), generator=self.generator.get_state(), identity=self.identity)
-        return tensors | where | moments
+        own = self.ranks.gather(self.own_state())
+        return self.shared_state() | own | dict(steps=torch.tensor(self.steps), identity=self.identity)
+
+    def shared_state(self) -> dict[str, Tensor]:
+        "What is the same on all ranks: what is learned, and what the optimiser remembers"
+        learned = {name: getattr(self, name).clone() for name in ("images", "lr", *self.learns)}
+        return learned | {f"moments.{k}": v for k, v in self.moments.items()}
 
     def load_state_dict(self, state: dict) -> None:
         "Go on from `state_dict()` of a run of the same method with the same settings, data and network; ValueError otherwise"
         require_same_run(state["identity"], self.identity)
-        def here(t): return t.to(self.data.device).clone()
-        for name in ("images", "lr", *self.learns, *self.carries): setattr(self, name, here(state[name]))
-        self.steps = int(state["steps"])
-        self.moments = {k.removeprefix("moments."): here(v) for k, v in state.items() if k.startswith("moments.")}
-        self.generator.set_state(state["generator"].cpu())
+        streams, carried = self.own_from(state)
+        learned = {name: state[name] for name in ("images", "lr", *self.learns)}
+        moments = {k.removeprefix("moments."): t for k, t in state.items() if k.startswith("moments.")}
+        _require_shapes(learned, moments, {name: getattr(self, name) for name in learned})
+        def here(tensors): return {k: t.to(self.data.device).clone() for k, t in tensors.items()}
+        self.steps, self.streams, self.moments = int(state["steps"]), streams, here(moments)
+        vars(self).update(here(learned | carried))
 
 # %% ../nbs/06_distiller.ipynb #c1ec13be
 def downhill(
@@ -160,7 +234,7 @@ class Distiller(_Between):
         self.config, self.data, self.model = config, data, FlatModel(model).to(data.device)
         require_network(self.model, data)
         self.augment = DSA(config.augment, mode=config.augment_mode)
-        self.generator = seeded(config.seed, "distill", device=data.device)  # of all that is random in the run
+        self.streams = [self.stream(j) for j in range(getattr(config, "segments_per_step", 1))]  # of all that is random
         self.images, self.labels = starting_images(data, config.ipc, config.pix_init, self.generator)
         self.lr, self.moments = torch.tensor(config.lr_teacher, device=data.device), {}
         self.steps = 0
@@ -179,7 +253,8 @@ class Distiller(_Between):
         began, lr = time.perf_counter(), self.lr.item()
         before = {name: getattr(self, name).clone().requires_grad_() for name in self.learns}
         loss = self.loss(**before)
-        grads = dict(zip(before, torch.autograd.grad(loss, list(before.values())), strict=True))
+        loss, *grads = self.ranks.mean([loss.detach(), *torch.autograd.grad(loss, list(before.values()))])
+        grads = dict(zip(before, grads, strict=True))
         after, moments = downhill(self.config, self.learns, before, grads, self.moments)
         finite = torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all()
         if finite: vars(self).update(after, moments=moments)
@@ -198,17 +273,33 @@ class Distiller(_Between):
         while self.steps < self.config.iterations: yield self.step()
 
 # %% ../nbs/06_distiller.ipynb #acc1155f
+FORMAT = 2  # of checkpoints; 1 had one stream for all segments, and did not say its number
+
 def save_checkpoint(path: Path | str, distiller) -> None:
-    "Write `distiller.state_dict()` as one safetensors file, whole or not at all"
+    "Write `distiller.state_dict()` as one safetensors file, whole or not at all; of several ranks all call, and the first writes"
     state = distiller.state_dict()
     texts = {k: v for k, v in state.items() if isinstance(v, str)}
-    save_tensors(path, "checkpoint", {k: v for k, v in state.items() if k not in texts}, {"texts": texts})
+    if distiller.ranks.rank: return
+    save_tensors(path, "checkpoint", {k: v for k, v in state.items() if k not in texts}, {"texts": texts, "format": FORMAT})
+
+# %% ../nbs/06_distiller.ipynb #f09e1901
+def _check_format(path: Path | str, meta: dict, streams: int) -> None:
+    "ValueError for a checkpoint of another version that this one cannot go on from exactly"
+    form, version = meta.get("format", 1), meta["version"]
+    if form > FORMAT:
+        raise ValueError(f"{path} was written by a newer mtt_nb, {version}, in format {form}; this one, {__version__}, reads "
+                         f"up to {FORMAT}: use the newer one")
+    if form == 1 and streams > 1:
+        raise ValueError(f"{path} was written by an older mtt_nb, {version}, whose segments shared one stream of random "
+                         "numbers: finish the run with that version, or begin anew")
 
 def load_checkpoint(path: Path | str, distiller) -> None:
     "Let a distiller of the same settings go on from the file"
     tensors, meta = load_tensors(path, "checkpoint")
-    try: distiller.load_state_dict(tensors | meta["texts"])
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    with understood(path):
+        _check_format(path, meta, distiller.ranks.size * len(distiller.streams))
+        try: distiller.load_state_dict(tensors | meta["texts"])
+        except ValueError as e: raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/06_distiller.ipynb #5916aeae
 class JsonLines:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from .augment import DSA
 from .data import ImageData, seeded
+from .distiller import ALONE
 from .models import FlatModel, build, ensemble_logits, training_loss
 from .speed import fast, tf32
 from .synthetic import SyntheticSet, describe, require_same_data
@@ -30,7 +31,8 @@ def accuracies(
     batch_size: int | None = None,  # by default as many images as have 2^18 pixels: 4,096 of 8x8, 16 of 128x128
 ) -> Tensor:  # [K]
     "Share of the images that each of K networks classifies correctly"
-    batch_size = batch_size or max(1, 2**18 // x[0, 0].numel())
+    if not len(thetas): return torch.zeros(0, device=x.device)
+    batch_size = batch_size or max(1, 2**18 // x.shape[2:].numel())
     hits = sum((ensemble_logits(model, thetas, xb.expand(len(thetas), *xb.shape)).argmax(-1) == yb).sum(1)
                for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True))
     return hits / len(x)
@@ -55,18 +57,20 @@ def train_networks(
     augment: DSA | None = None,
     seed=0,
     compile=False,  # the step through `fast`: for long trainings
-) -> Tensor:  # [nets,P]
+    rows=slice(None),  # of the networks: those to train; all are drawn, so that each is the same whoever trains the others
+) -> Tensor:  # [nets,P], or those rows of it
     "SGD with momentum 0.9, weight decay 5e-4 and a tenth of lr from half-way on, for all networks side by side"
     g = seeded(seed, "evaluate", device=x.device)
-    thetas = torch.stack([model.init(g) for _ in range(nets)])
+    thetas = torch.stack([model.init(g) for _ in range(nets)])[rows]
+    if not len(thetas): return thetas
     step, n, lr = (fast if compile else partial)(momentum_step, model), len(x), torch.tensor(lr, device=x.device)
     velocity = torch.zeros_like(thetas)
     for epoch in range(epochs):
         if epoch == (epochs + 1) // 2: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
         order = torch.rand(nets, n, generator=g, device=x.device).argsort(1)  # each network in its own order
         for batch in order.split(batch_size, 1):
-            xb, yb = x[batch], y[batch]
-            if augment: xb = augment(xb, augment.sample(tuple(batch.shape), x.shape[1:], g))
+            xb, yb = x[batch[rows]], y[batch[rows]]
+            if augment: xb = augment(xb, {k: p[rows] for k, p in augment.sample(tuple(batch.shape), x.shape[1:], g).items()})
             thetas, velocity = step(thetas, velocity, xb, yb, lr)
     return thetas
 
@@ -110,6 +114,7 @@ def evaluate(
     split="val",  # "test" once, at the end; all choices on "val"
     compile=False,  # the training step: slow at first, then faster
     allow_tf32=False,  # let a GPU round factors to TF32
+    ranks=ALONE,  # over which the networks are spread
 ) -> Evaluation:
     "The paper's protocol: train `nets` fresh networks on the set, with its lr and augmentation, and test them on real images"
     require_same_data("the set", synthetic.meta, data)
@@ -121,10 +126,10 @@ def evaluate(
     images, labels = synthetic.images.to(data.device), synthetic.labels.to(data.device)
     with tf32(allow_tf32):
         thetas = train_networks(model, images, labels, synthetic.lr, nets=nets, epochs=epochs, batch_size=batch_size,
-                                augment=synthetic.augment, seed=seed, compile=compile)
-        right = tuple(accuracies(model, thetas, x, y).tolist())
-    diverged = int((~thetas.isfinite().all(1)).sum())
-    return Evaluation(right, split, synthetic.lr, synthetic.augment.strategy, diverged)
+                                augment=synthetic.augment, seed=seed, compile=compile, rows=ranks.rows(nets))
+        right = ranks.collect(accuracies(model, thetas, x, y), nets)
+    diverged = int(ranks.collect((~thetas.isfinite().all(1)).float(), nets).sum())
+    return Evaluation(tuple(right.tolist()), split, synthetic.lr, synthetic.augment.strategy, diverged)
 
 # %% ../nbs/08_evaluate.ipynb #45707dec
 def networks_by_name(

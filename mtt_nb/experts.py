@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from .speed import fast, tf32
 
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
-           'read_meta', 'load_tensors', 'Segment', 'ExpertBuffer', 'require_network', 'record_experts']
+           'Damaged', 'understood', 'read_meta', 'load_tensors', 'Segment', 'ExpertBuffer', 'require_network',
+           'record_experts']
 
 # %% ../nbs/04_experts.ipynb #7c72e989
 def epoch_batches(
@@ -130,7 +131,8 @@ def save_tensors(
     meta: dict,  # whatever JSON can hold
 ) -> None:
     "Write one safetensors file, whole or not at all: to a temporary name beside it, then renamed"
-    path, partial = Path(path), Path(path).with_name(f".{Path(path).name}.partial")
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")  # another process writes to another name
     header = {**meta, "kind": kind, "version": __version__, "checksums": {k: checksum(t) for k, t in tensors.items()}}
     text = json.dumps(header | {"crc32": _crc_of(header)})
     try:
@@ -139,14 +141,18 @@ def save_tensors(
             f.write(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"mtt_nb": text}))
             f.flush(); os.fsync(f.fileno())
         os.replace(partial, path)
+        for old in path.parent.iterdir():  # what a process left that was killed as it wrote this file
+            if old.name.startswith(f".{path.name}.") and old.suffix == ".partial": old.unlink(missing_ok=True)
     except BaseException as e:
         with suppress(OSError): partial.unlink()
         if not isinstance(e, OSError): raise
         raise OSError(f"could not write {path}: {e.strerror or e}. Nothing was changed: free space, or try another folder") from e
 
 # %% ../nbs/04_experts.ipynb #dd3f717d
-def _damaged(path, how) -> str:
-    return f"{path} is damaged, or no safetensors file ({how}): restore it, or move it away and make it again"
+class Damaged(ValueError):
+    "A file that is not whole"
+    def __init__(self, path, how):
+        super().__init__(f"{path} is damaged, or no safetensors file ({how}): restore it, or move it away and make it again")
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator:
@@ -154,7 +160,21 @@ def _opened(path: Path | str) -> Iterator:
     try:
         with safe_open(path, "pt") as f: yield f
     except FileNotFoundError: raise FileNotFoundError(f"no file {path}") from None
-    except (SafetensorError, OSError, IndexError) as e: raise ValueError(_damaged(path, e)) from None
+    except (SafetensorError, OSError, IndexError, RuntimeError) as e: raise Damaged(path, e) from None
+
+@contextmanager
+def understood(path: Path | str) -> Iterator[None]:
+    "Within it a file's content is made sense of; where that fails, ValueError names the file"
+    try: yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        if isinstance(e, ValueError) and str(path) in str(e): raise
+        what = f"{type(e).__name__}: {e}"
+        raise ValueError(f"{path} is whole, but not as this package writes it ({what}): use another file") from None
+
+def _memory() -> float:
+    "Bytes of memory of this machine"
+    try: return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError): return math.inf  # no such call
 
 # %% ../nbs/04_experts.ipynb #63ddc1d4
 def _header(path: Path | str, kind: str) -> dict:
@@ -164,7 +184,7 @@ def _header(path: Path | str, kind: str) -> dict:
     try:
         header = json.loads(text)
         if header["crc32"] != _crc_of(header): raise ValueError("the header fails its checksum")
-    except (ValueError, LookupError, TypeError, AttributeError) as e: raise ValueError(_damaged(path, e)) from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e: raise Damaged(path, e) from None
     if header["kind"] != kind: raise ValueError(f"{path} is a file of kind {header['kind']!r}, not {kind!r}: choose another file")
     return header
 
@@ -174,9 +194,10 @@ def read_meta(path: Path | str, kind: str) -> dict:
 
 def load_tensors(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
     "Tensors and JSON header of a file that `save_tensors` wrote as `kind`; ValueError names a damaged or foreign file"
-    checksums = _header(path, kind)["checksums"]
+    checksums, size = _header(path, kind)["checksums"], os.stat(path).st_size
+    if size > _memory(): raise ValueError(f"{path} holds {size / 1e9:,.0f} GB, more than fit into memory: use another file")
     with _opened(path) as f: tensors = {k: f.get_tensor(k).clone() for k in f.keys()}  # clone: not the mapped file itself
-    if {k: checksum(t) for k, t in tensors.items()} != checksums: raise ValueError(_damaged(path, "a tensor fails its checksum"))
+    if {k: checksum(t) for k, t in tensors.items()} != checksums: raise Damaged(path, "a tensor fails its checksum")
     return tensors, read_meta(path, kind)
 
 # %% ../nbs/04_experts.ipynb #c3c1592d
@@ -186,9 +207,7 @@ def _headers(path: Path) -> dict[Path, dict]:
     "The headers of all experts of a folder, by file; ValueError names a file that is damaged, foreign or renamed"
     headers = {file: read_meta(file, "expert") for file in sorted(path.glob("expert_*.safetensors"))}
     for file, header in headers.items():
-        if file != _file(path, header["expert"]):
-            name = _file(path, header["expert"]).name
-            raise ValueError(f"{file} holds expert {header['expert']}: name it {name} again, or move it away")
+        with understood(file): _check_header(file, header)
     return headers
 
 def _shared(header: dict) -> dict:
@@ -203,6 +222,20 @@ def _differences(there: dict, asked: dict, prefix="") -> list[str]:
         if isinstance(old, dict) and isinstance(new, dict): found += _differences(old, new, f"{prefix}{k}.")
         elif old != new: found.append(f"{prefix}{k}: {old!r} there, {new!r} asked")
     return found
+
+# %% ../nbs/04_experts.ipynb #8ee33ea7
+def _check_header(file: Path, header: dict) -> None:
+    "ValueError unless the header says all that a buffer needs, and the file has the name of its expert"
+    epochs, n_params, rows = header["epochs"], header["n_params"], header["rows"]
+    if not len(rows) - 1 == epochs == len(header["accuracy"]) >= 1 or not 0 < 8 * n_params < _memory():
+        raise ValueError(f"{epochs} epochs of {n_params} parameters, {len(rows)} checksums, {len(header['accuracy'])} accuracies")
+    if not isinstance(header["network"], dict) or not isinstance(header["data_options"], dict): raise TypeError("no dictionary")
+    for name in ("expert", "epochs", "n_params"): range(header[name])  # a whole number
+    for name in ("data", "fingerprint"): header[name].encode()  # a text
+    torch.tensor([0.0 if a is None else a for a in header["accuracy"]])
+    if file != _file(file.parent, header["expert"]):
+        name = _file(file.parent, header["expert"]).name
+        raise ValueError(f"{file} holds expert {header['expert']}: name it {name} again, or move it away")
 
 # %% ../nbs/04_experts.ipynb #eed731b7
 class _Recording:
@@ -241,7 +274,7 @@ class _Recording:
         "The network they are points of; for one that `build` does not know, keep your own FlatModel"
         network = self.meta["network"]
         if "shape" not in network: raise ValueError(f"{network['name']} is no network of this package: pass your own model")
-        return FlatModel(build(**network))
+        with understood(self.files[0]): return FlatModel(build(**network))
 
 # %% ../nbs/04_experts.ipynb #709bd054
 class Segment(NamedTuple):
@@ -262,9 +295,12 @@ class ExpertBuffer(_Recording):
         "Read one snapshot, and nothing else, from the memory-mapped file"
         if not 0 <= expert < len(self): raise ValueError(f"expert {expert}: there are 0 to {len(self) - 1}")
         if not 0 <= epoch <= self.epochs: raise ValueError(f"epoch {epoch}: recorded are 0 to {self.epochs}")
-        with _opened(self.files[expert]) as f: row = f.get_slice("theta")[int(epoch)].clone()  # clone: not the mapped file
+        with _opened(self.files[expert]) as f:
+            points, shape = f.get_slice("theta"), [self.epochs + 1, self.meta["n_params"]]
+            if points.get_shape() != shape: raise Damaged(self.files[expert], f"{points.get_shape()} numbers, not {shape}")
+            row = points[int(epoch)].clone()  # clone: not the mapped file
         if checksum(row) != self._headers[expert]["rows"][epoch]:
-            raise ValueError(_damaged(self.files[expert], f"epoch {epoch} fails its checksum"))
+            raise Damaged(self.files[expert], f"epoch {epoch} fails its checksum")
         return row.float()
 
     def trajectory(self, expert: int) -> Tensor:
@@ -342,6 +378,19 @@ def _store(path: Path, expert: int, theta: Tensor, reports: list[Epoch], setting
                rows=[checksum(row) for row in theta])
     save_tensors(_file(path, expert), "expert", {"theta": theta}, settings | own)
 
+def _turns(path: Path, n: int, at_once: int, share: Callable | None) -> Iterator[tuple[range, set[int]]]:
+    "Group by group what is to be recorded, by this process and as things are now: others may record there, too"
+    groups = [range(i, i + at_once) for i in range(0, n, at_once)]
+    for turn in share([[_file(path, i) for i in group] for group in groups]) if share else range(len(groups)):
+        missing = {i for i in groups[turn] if not _file(path, i).exists()}
+        if missing: yield groups[turn], missing
+
+def _recorded(path: Path, n: int, settings: dict) -> ExpertBuffer:
+    "The buffer; ValueError if others have recorded there with other settings"
+    buffer = ExpertBuffer(path, n)
+    _check_folder(path, dict(zip(buffer.files, buffer._headers)), settings, resume=True)
+    return buffer
+
 # %% ../nbs/04_experts.ipynb #92a581a2
 def record_experts(
     data: ImageData,
@@ -360,6 +409,7 @@ def record_experts(
     dtype="float32",  # of the stored parameters; "bfloat16" halves the files
     resume=True,  # keep what is recorded there with the same settings and go on; else the folder must hold no expert
     callback: Callable[[Epoch], None] | None = None,  # told after every epoch
+    share: Callable[[Sequence[Sequence[Path]]], Iterable[int]] | None = None,  # which groups of files to record, one at a time
 ) -> ExpertBuffer:
     "Train experts on the training images and store the parameters at the start and after every epoch (Algorithm 1's input)"
     path, model = Path(path), FlatModel(model).to(data.device)
@@ -369,13 +419,12 @@ def record_experts(
     if dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype {dtype!r}: 'float32' or 'bfloat16'")
     settings = _settings(data, model, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed, augment=augment, dtype=dtype,
                          tf32=allow_tf32)
-    missing = _missing(path, n, data, model, settings, resume)
+    if not _missing(path, n, data, model, settings, resume): return ExpertBuffer(path, n)
     step = (fast if compile else partial)(sgd_step, model)
-    for group in (range(i, i + at_once) for i in range(0, n, at_once)):
-        if not missing & set(group): continue
+    for group, missing in _turns(path, n, at_once, share):
         with tf32(allow_tf32):  # a group is trained whole, also for its last expert: so a resumed recording rounds alike
             trained = list(train_experts(data, model, group, epochs=epochs, lr=lr, batch_size=batch_size, augment=augment,
                                          seed=seed, step=step, callback=callback))
         for i, theta, reports in trained:
             if i in missing: _store(path, i, theta.to(getattr(torch, dtype)), reports, settings)
-    return ExpertBuffer(path, n)
+    return _recorded(path, n, settings)

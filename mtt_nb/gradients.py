@@ -94,6 +94,10 @@ class DC(Pairs):
 
     def __init__(self, config: DCConfig, data: ImageData, model: FlatModel):
         super().__init__(config, data, model)
+        self.renew()
+
+    def renew(self) -> None:
+        "Begin with the next network"
         self.theta = self.model.init(self.generator)
 
     def loss(self, images: Tensor) -> Tensor:
@@ -106,5 +110,5 @@ class DC(Pairs):
 
     def after_step(self) -> None:
         "Train the network on the images, or begin with the next one"
-        if self.steps % self.config.outer_steps == 0: self.theta = self.model.init(self.generator); return
-        self.theta = self.trained(self.theta, self.config.inner_epochs)
+        if self.steps % self.config.outer_steps == 0: self.renew()
+        else: self.theta = self.trained(self.theta, self.config.inner_epochs)

@@ -12,15 +12,15 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import Tensor
 from .data import image_grid
-from .experts import load_tensors, save_tensors
+from .experts import load_tensors, save_tensors, understood
 from .matching import matching_loss
 from .plane import Plane
 from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture, write_gif
 from .unroll import unroll
 
 # %% auto #0
-__all__ = ['Thinned', 'pack', 'unpack', 'save_nest', 'load_nest', 'History', 'as_float32', 'as_pixels', 'about', 'as_map',
-           'Scribe', 'Recorder', 'bend', 'painted', 'gradient_shares', 'picture', 'film']
+__all__ = ['Thinned', 'thinned_state', 'pack', 'unpack', 'save_nest', 'load_nest', 'History', 'as_float32', 'as_pixels', 'about',
+           'as_map', 'Scribe', 'Recorder', 'bend', 'painted', 'gradient_shares', 'picture', 'film']
 
 # %% ../nbs/12_history.ipynb #9bc488ca
 class Thinned:
@@ -39,6 +39,14 @@ class Thinned:
             if self.extra: self.items.append(item)
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i]
+
+# %% ../nbs/12_history.ipynb #28896125
+def thinned_state(state: dict) -> dict:
+    "`vars` of a `Thinned` as a file has them; an error where they are none"
+    if state.keys() != vars(Thinned(1)).keys(): raise LookupError(", ".join(state))
+    if not isinstance(state["items"], list) or len(state["items"]) > state["limit"] + 1: raise TypeError("items")
+    if min(state["limit"], state["stride"]) < 1 or type(state["extra"]) is not bool: raise TypeError("limit, stride, extra")
+    return {**state, **{k: int(state[k]) for k in ("limit", "stride", "seen")}}
 
 # %% ../nbs/12_history.ipynb #31d281cd
 def pack(x, buffers: list):
@@ -93,10 +101,13 @@ class History:
     @classmethod
     def load(cls, path: Path | str) -> History:
         "Read what `save` wrote; ValueError for a damaged or foreign file"
-        parts = load_nest(path)
-        history = cls(parts["info"])
-        history.planes = parts["planes"]
-        for name, items in history._lists().items(): items.update(parts[name])
+        with understood(path):
+            parts = load_nest(path)
+            history = cls(dict(parts["info"]))
+            history.planes = [dict(plane, expert=int(plane["expert"])) for plane in parts["planes"]]
+            for name, items in history._lists().items(): items.update(thinned_state(parts[name]))
+            for frame in history.frames: frame["step"], frame["images"].shape
+            for step, *numbers in (*history.points, *history.accuracy): range(step), [float(x) for x in numbers if x is not None]
         return history
 
 # %% ../nbs/12_history.ipynb #0a72a691

@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 # %% auto #0
-__all__ = ['NORMS', 'POOLS', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet', 'build',
-           'FlatModel', 'better_together', 'ensemble_logits', 'training_loss']
+__all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
+           'build', 'FlatModel', 'better_together', 'ensemble_logits', 'training_loss']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -96,9 +96,20 @@ class LeNet(Layers):
                          nn.Linear(16 * after(h) * after(w), 120), nn.ReLU(),
                          nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, n_classes))
 
+# %% ../nbs/03_models.ipynb #8cc0f822
+LARGEST = 10**9  # parameters of a network, and 10^6 of any number that it is made from: a stranger's file may ask for more
+
+def _require_memory(network, shape, n_classes: int, options: dict) -> None:
+    "ValueError for a network of absurd size, before memory is taken"
+    what = f"{network.__name__} of {shape} in {n_classes} classes with {options}"
+    if max(*shape, n_classes, *(v for v in options.values() if type(v) is int)) > 10**6: raise ValueError(f"{what}: too large")
+    try:
+        with torch.device("meta"): size = sum(p.numel() for p in network(shape, n_classes, **options).parameters())
+    except (RuntimeError, TypeError) as e: raise ValueError(f"{what} cannot be built: {str(e).splitlines()[0]}") from None
+    if size > LARGEST: raise ValueError(f"{what} has {size:,} parameters: too many")
+
 # %% ../nbs/03_models.ipynb #f4c39b65
 NETWORKS = {"convnet": ConvNet, "mlp": MLP, "lenet": LeNet}
-
 def build(
     name: str,  # a key of NETWORKS
     shape: tuple[int, int, int],  # C, H, W of an image
@@ -113,6 +124,7 @@ def build(
     if unknown: raise ValueError(f"{name} has no option {unknown}: its options are {', '.join(options) or 'none'}")
     if len(shape) != 3 or min(shape) < 1 or n_classes < 1:
         raise ValueError(f"images of shape {shape} in {n_classes} classes: give C, H, W and n_classes, each at least 1")
+    _require_memory(network, shape, n_classes, kw)
     with torch.random.fork_rng(devices=[]): module = network(shape, n_classes, **kw)  # leaves the global generator as it was
     module.spec = dict(name=name, shape=list(shape), n_classes=n_classes, **{**options, **kw})
     return module

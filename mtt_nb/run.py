@@ -8,17 +8,20 @@ import json
 import math
 import platform
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
+from filelock import FileLock, Timeout
 from . import __version__
 from .data import ImageData
-from .distill import JsonLines, load_checkpoint, save_checkpoint
-from .distiller import require_same_run
+from .distiller import ALONE, JsonLines, load_checkpoint, require_same_run, save_checkpoint
 from .evaluate import Evaluation, accuracies, by_spec, evaluate, full_set, train_networks
+from .experts import Damaged
 from .history import History, Recorder
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
@@ -26,8 +29,9 @@ from .speed import tf32
 from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
-__all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'best_validation', 'go_on', 'distil', 'select',
-           'own_name', 'write_whole', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
+__all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'alone_in', 'resume',
+           'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'select', 'own_name', 'write_whole', 'judge', 'made_with',
+           'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -49,34 +53,36 @@ class Protocol:
                     compile=self.compile) | other
 
 # %% ../nbs/39_run.ipynb #10f6c73a
-def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol) -> dict[str, float]:
+def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, ranks=ALONE) -> dict[str, float]:
     "What a validation logs: mean and spread on the validation images and, if asked, of the same networks on the test images"
     model = by_spec(json.dumps(synthetic.meta["network"])).to(data.device)
-    options, seen = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}
+    options, seen, n = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}, protocol.val_nets
     with tf32(False):  # as `evaluate`
-        thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, **options)
+        thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, rows=ranks.rows(n), **options)
         for split in ("val", "test") if protocol.test_too else ("val",):
-            e = Evaluation(tuple(accuracies(model, thetas, *data.part(split)).tolist()), split)
+            e = Evaluation(tuple(ranks.collect(accuracies(model, thetas, *data.part(split)), n).tolist()), split)
             seen |= {f"{split}_accuracy": round(e.mean, 6), f"{split}_std": round(e.std, 6)}
     return seen
 
 # %% ../nbs/39_run.ipynb #6b90f0b6
 class StopRequest:
-    "Within this context the first Ctrl-C sets `asked`; the next one interrupts as usual"
-    def __init__(self): self.asked = False
-    def _ask(self, *_):
+    "Within this context the first Ctrl-C, or the first SIGTERM, sets `asked`; the next one interrupts as usual"
+    def __init__(self): self.asked, self._before = False, {}
+    def _ask(self, number, _):
         self.asked = True
-        signal.signal(signal.SIGINT, self._before)
+        signal.signal(number, self._before.pop(number))
     def __enter__(self):
-        self._main = threading.current_thread() is threading.main_thread()  # only there can signals be caught
-        if self._main: self._before = signal.signal(signal.SIGINT, self._ask)
+        if threading.current_thread() is threading.main_thread():  # only there can signals be caught
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
     def __exit__(self, *_):
-        if self._main: signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items(): signal.signal(number, handler)
 
 # %% ../nbs/39_run.ipynb #6531922b
 class Stopped(Exception):
     "A run was asked to stop, has written its checkpoint and can go on"
+class TimeUp(Stopped):
+    "It was asked by its time limit"
 
 # %% ../nbs/39_run.ipynb #de58e73b
 def best_validation(log: list[dict]) -> dict | None:
@@ -84,20 +90,62 @@ def best_validation(log: list[dict]) -> dict | None:
     validations = [line for line in log if "val_accuracy" in line]
     return max(validations, key=lambda line: (line["val_accuracy"], line["step"]), default=None)
 
+# %% ../nbs/39_run.ipynb #316e6b5c
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    "Within it no other process may be in the folder; ValueError if one is. A process that dies lets go"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try: lock.acquire()
+    except Timeout: raise ValueError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
+    try: yield
+    finally: lock.release()
+
+# %% ../nbs/39_run.ipynb #08c8de45
+def resume(distiller, checkpoint: Path) -> bool:
+    "Bring a distiller to its checkpoint, or where that is damaged or unfinished to the one before; False without any"
+    before = checkpoint.with_suffix(".previous.safetensors")
+    try:
+        if checkpoint.exists(): load_checkpoint(checkpoint, distiller); return True
+    except Damaged as e:
+        if not before.exists(): raise
+        print(f"{e}\ngoing on from the one before it, {before.name}", file=sys.stderr)
+    if not before.exists(): return False
+    load_checkpoint(before, distiller)
+    if checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".damaged.safetensors"))  # else it would be kept as good
+    return True
+
+# %% ../nbs/39_run.ipynb #81e75e9d
+def keep_checkpoint(distiller, checkpoint: Path) -> None:
+    "Write a checkpoint, and keep the one before"
+    distiller.ranks.require_same(distiller.shared_state())
+    if not distiller.ranks.rank and checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".previous.safetensors"))
+    save_checkpoint(checkpoint, distiller)
+
 # %% ../nbs/39_run.ipynb #856dcf67
 def go_on(distiller, out: Path, total: int, every: int) -> Recorder:
     "Bring a distiller to where its run folder stands, and go on with the history"
-    checkpoint, history = out / "checkpoint.safetensors", out / "history.safetensors"
-    if not checkpoint.exists() and (out / "distilled.safetensors").exists():
+    checkpoint, history, ranks, there = out / "checkpoint.safetensors", out / "history.safetensors", distiller.ranks, False
+    if not ranks.rank: there = resume(distiller, checkpoint)
+    if not ranks.rank and not there and (out / "distilled.safetensors").exists():
         raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
-    before = History.load(history) if checkpoint.exists() and history.exists() else None
-    if checkpoint.exists(): load_checkpoint(checkpoint, distiller)
-    else: save_checkpoint(checkpoint, distiller)
+    ranks.meet()
+    if ranks.rank: there = resume(distiller, checkpoint)
+    if not there: keep_checkpoint(distiller, checkpoint)
+    before = History.load(history) if there and history.exists() else None
     return Recorder(distiller, every=every, history=before, total=total)
+
+# %% ../nbs/39_run.ipynb #41f22505
+def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
+    "Log a validation, and keep the set if none before was better"
+    best, step = best_validation(log.read(log.path)), distiller.steps
+    log.write(step=step, **seen)
+    recorder.measured(step, seen["val_accuracy"])
+    if best is None or seen["val_accuracy"] >= best["val_accuracy"]: distiller.synthetic.save(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
-    distiller,  # any object with .step, .steps, .synthetic and state_dict
+    distiller,  # any object with .step, .steps, .synthetic, .ranks and state_dict
     data: ImageData,
     out: Path | str,  # the run folder; one that holds a run with the same settings goes on
     protocol: Protocol = Protocol(),
@@ -105,32 +153,32 @@ def distil(
     seconds=math.inf,  # a run ends, too, when its steps have taken so long
     checkpoint_every=20.0,  # seconds
     observers: Iterable[Callable] = (),  # each is called with every State
+    until=math.inf,  # when to stop, on the clock of `time.monotonic`
 ) -> SyntheticSet:  # the set that was best on validation
-    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C"
-    out, total = Path(out), distiller.config.iterations
-    recorder = go_on(distiller, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
-    log = JsonLines(out / "log.jsonl", after_step=distiller.steps)
-    before, saved = log.read(log.path), time.monotonic()
-    best, spent = best_validation(before), sum(line.get("seconds", 0) for line in before)
-    def over(): return distiller.steps >= total or spent >= seconds
-    with StopRequest() as stop:
-        while not over():
+    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp when it is time"
+    out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
+    with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
+        recorder = go_on(distiller, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
+        writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
+        saved, spent = time.monotonic(), sum(line.get("seconds", 0) for line in JsonLines.read(out / "log.jsonl"))
+        def over(): return distiller.steps >= total or spent >= seconds
+        last, = ranks.agree(over())
+        while not last:
             state = distiller.step()
             spent += round(state.seconds, 6)  # as the log has it
-            for observer in (log, recorder, *observers): observer(state)
-            last = over()
+            for observer in (*writers, *observers): observer(state)
+            now = time.monotonic()
+            last, asked, late, due = ranks.agree(over(), stop.asked, now >= until, now - saved > checkpoint_every)
             if last or distiller.steps % protocol.eval_every == 0:
-                entry = dict(step=distiller.steps, **look(distiller.synthetic, data, protocol))
-                log.write(**entry)
-                recorder.measured(distiller.steps, entry["val_accuracy"])
-                if best is None or entry["val_accuracy"] >= best["val_accuracy"]:
-                    best = entry
-                    distiller.synthetic.save(out / "distilled.safetensors")
-            if last or stop.asked or time.monotonic() - saved > checkpoint_every:
-                recorder.history.save(out / "history.safetensors")
-                save_checkpoint(out / "checkpoint.safetensors", distiller)
+                seen = look(distiller.synthetic, data, protocol, ranks)
+                if not ranks.rank: keep_best(distiller, seen, out, *writers)
+            if last or asked or late or due:
+                if not ranks.rank: recorder.history.save(out / "history.safetensors")
+                keep_checkpoint(distiller, out / "checkpoint.safetensors")
                 saved = time.monotonic()
-            if stop.asked and not last: raise Stopped(f"stopped after meta-step {distiller.steps}; nothing is lost")
+            if (asked or late) and not last:
+                raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")
+        ranks.meet()
     return SyntheticSet.load(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #67d31a98
@@ -174,6 +222,7 @@ def judge(
     lr: float,  # for the real images: that from which the distillation started
     beside: Iterable[str] = ("random", "full data"),  # what to measure beside the set
     progress: Callable[[str], None] = lambda name: None,  # told what is measured next
+    ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of a random selection of its size and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
@@ -189,8 +238,9 @@ def judge(
         if name in stored["accuracies"]: continue
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
-        stored["accuracies"][name] = evaluate(make(), data, **protocol.options(epochs=epochs), split="test").accuracies
-        write_whole(file, json.dumps(stored))
+        how = protocol.options(epochs=epochs, ranks=ranks)
+        stored["accuracies"][name] = evaluate(make(), data, **how, split="test").accuracies
+        if not ranks.rank: write_whole(file, json.dumps(stored))
     return {name: Evaluation(tuple(a), "test") for name, a in stored["accuracies"].items()}
 
 # %% ../nbs/39_run.ipynb #2bf4cc49

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 from .augment import DSA
 from .data import TRANSFORMS, ImageData, Transform, image_grid, seeded
-from .experts import load_tensors, save_tensors
+from .experts import load_tensors, save_tensors, understood
 
 # %% auto #0
-__all__ = ['SyntheticSet', 'choose_per_class', 'describe', 'random_selection', 'starting_images', 'export', 'differences',
-           'require_same_data']
+__all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_selection', 'starting_images', 'export',
+           'differences', 'require_same_data']
 
 # %% ../nbs/06_synthetic.ipynb #e4c946e7
 def _check_set(images: Tensor, labels: Tensor, n_classes: int) -> None:
@@ -39,6 +39,19 @@ def _png(picture: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(picture).save(out, "png")
     return out.getvalue()
+
+# %% ../nbs/06_synthetic.ipynb #e6f1daea
+MADE_FROM = dict(data=str, fingerprint=str, classes=list, network=dict, data_options=dict)  # entries of every meta
+
+def _from_file(make: type, tensors: dict[str, Tensor], meta: dict):
+    "The set that a file's tensors and header make; an error where they make none"
+    for key, kind in MADE_FROM.items():
+        if not isinstance(meta[key], kind): raise TypeError(f"{key} is {meta[key]!r}")
+    parts = {k.removeprefix("transform."): t for k, t in tensors.items() if k.startswith("transform.")}
+    transform = TRANSFORMS[meta["transform"]](**parts)
+    read = make(tensors["images"], tensors["labels"], tensors["lr"].item(), meta, transform)
+    repr(read), read.augment, read.display()  # as far as these go, the parts belong together
+    return read
 
 # %% ../nbs/06_synthetic.ipynb #24ef8c3f
 @dataclass(frozen=True, eq=False)
@@ -68,8 +81,7 @@ class SyntheticSet:
     def load(cls, path: Path | str) -> SyntheticSet:
         "Read what `save` wrote; ValueError for a damaged or foreign file"
         tensors, meta = load_tensors(path, "synthetic set")
-        parts = {k.removeprefix("transform."): t for k, t in tensors.items() if k.startswith("transform.")}
-        return cls(tensors["images"], tensors["labels"], tensors["lr"].item(), meta, TRANSFORMS[meta["transform"]](**parts))
+        with understood(path): return _from_file(cls, tensors, meta)
     def dataset(self) -> TensorDataset:
         "For a DataLoader: pairs of an image and its label"
         return TensorDataset(self.images.cpu(), self.labels.cpu())
