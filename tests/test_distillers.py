@@ -116,6 +116,11 @@ def test_a_wild_step_is_refused_and_leaves_everything(make, name):
     assert all(torch.equal(v, distiller.state_dict()[k]) for k, v in before.items() if isinstance(v, torch.Tensor))
 
 
+def test_rates_that_overflow_are_refused_in_the_step_that_makes_them(make):
+    "Their logarithms are finite still"
+    with pytest.raises(ValueError, match="meta-step 1 .*lower lr_img.*lr_lr"): make("dd", lr_lr=1000.0).step()
+
+
 @every_method
 def test_history_and_live(make, name, tmp_path):
     "A recorder, a history file and the live lab take every method, with a student's path or without"
