@@ -30,21 +30,25 @@ from .evaluate import evaluate as evaluate_set
 from .experts import ExpertBuffer, record_experts
 from .folders import SUBSETS
 from .methods import METHODS, SELECTIONS, find_method
-from .models import NETWORKS, build
+from .models import build
+from .networks import NETWORKS
 from .reproduce import comparison, comparison_text, departures
 from .run import Protocol, Stopped, TimeUp, distil, judge, select, write_report
 from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
 from .synthetic import export as export_set
-from .table import Budget, Plan, as_markdown, run_table
+from .published import markdown_table
+from .table import Budget, Plan, Row, as_markdown, run_table
 
 # %% auto #0
-__all__ = ['app', 'Data', 'Size', 'Compile', 'Tf32', 'Root', 'Seed', 'Stream', 'StopAfter', 'Device', 'Zca', 'Limit',
-           'PresetName', 'Nets', 'EvalEpochs', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg',
-           'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'QUICK', 'pick_device', 'given', 'deadline',
-           'adapted', 'record', 'learn', 'conclude', 'announce', 'demo', 'experts', 'distill', 'table', 'reproduce',
-           'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'serve_lab', 'lab', 'bench', 'grade', 'main']
+__all__ = ['app', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream', 'Device', 'Compile', 'Tf32', 'Seed', 'StopAfter',
+           'PresetName', 'Nets', 'EvalEpochs', 'Model', 'Width', 'Depth', 'Number', 'Epochs', 'ExpertLr', 'BatchSize',
+           'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch',
+           'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'Segments', 'EvalEvery', 'Experts',
+           'QUICK', 'pick_device', 'given', 'adapted', 'deadline', 'record', 'learn', 'conclude', 'main', 'announce',
+           'experts', 'own_experts', 'distill', 'demo', 'fill', 'table', 'reproduce', 'write_accuracies', 'evaluate',
+           'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -62,16 +66,20 @@ def given(**options) -> dict:
     "The options that were given on the command line"
     return {k: v for k, v in options.items() if v is not None}
 
-def deadline(stop_after: str | None) -> float:
-    "When to stop, on the clock of `time.monotonic`"
-    return math.inf if stop_after is None else time.monotonic() + seconds_of(stop_after)
-
+# %% ../nbs/42_cli.ipynb #0fbf5219
 def adapted(base: Preset, method: str, **options):
-    "The preset's settings with those options that were given"
+    "The preset's settings with those options that were given; on several ranks each has a segment, if nothing else is said"
     options = given(**options)
     foreign = [name for name in options if not hasattr(base.config, name)]
     if foreign: raise ValueError(f"{method} has no setting {', '.join(foreign)}: leave it out")
-    return replace(base.config, **options)
+    config = replace(base.config, **options)
+    if "segments_per_step" in options or not hasattr(config, "segments_per_step"): return config
+    return replace(config, segments_per_step=max(config.segments_per_step, ranks().size))
+
+# %% ../nbs/42_cli.ipynb #a23a10ac
+def deadline(stop_after: str | None) -> float:
+    "When to stop, on the clock of `time.monotonic`"
+    return math.inf if stop_after is None else time.monotonic() + seconds_of(stop_after)
 
 # %% ../nbs/42_cli.ipynb #7463054e
 def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, until=math.inf,
@@ -120,17 +128,40 @@ def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Prot
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Dataset distillation by matching training trajectories.")
+
+# %% ../nbs/42_cli.ipynb #6647f6da
+def main(
+    args: list[str] | None = None,  # by default those of the command line
+) -> None:
+    "The entry point of `mtt-nb`"
+    try: app(args)
+    except Stopped as e:
+        say(f"\n{e}: run the same command again to go on")
+        sys.exit(0 if isinstance(e, TimeUp) else 130)
+    except Lost as e:
+        say(f"mtt-nb: {e}: the run ends here; the same command goes on from its last checkpoint")
+        sys.exit(1)
+    except (ValueError, OSError) as e:
+        say(f"mtt-nb: {e}")
+        sys.exit(2)
+    finally: leave()
+
+# %% ../nbs/42_cli.ipynb #66866781
 Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(['digits', *TORCHVISION, 'tiny-imagenet', *SUBSETS, 'folder'])}.")]
-Size = Annotated[int | None, typer.Option(help="Side of the images of a folder, to which they are brought.")]
-Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute first, then faster.")]
-Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; else MTT_NB_DATA, else ~/.cache/mtt_nb.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Leave images on disk: for more than fit into memory.")]
-StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the same command goes on.")]
-Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
 Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many training images.")]
+Size = Annotated[int | None, typer.Option(help="Side of the images of a folder, to which they are brought.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Leave images on disk: for more than fit into memory.")]
+
+# %% ../nbs/42_cli.ipynb #41e99195
+Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute first, then faster.")]
+Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the same command goes on.")]
+
+# %% ../nbs/42_cli.ipynb #8a8da94e
 PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to start from, as digits-ipc1.")]
 Nets = Annotated[int | None, typer.Option(help="Networks trained for a reported accuracy.")]
 EvalEpochs = Annotated[int | None, typer.Option(help="Epochs of their training.")]
@@ -142,57 +173,42 @@ def announce(device: str, data: ImageData) -> None:
     if ranks().size > 1: print(f"{ranks().size} ranks, of which this is the first")
     print(f"device: {device}" + (f" ({torch.get_num_threads()} threads)" if device == "cpu" else "") + f"; {data}")
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
-    seed: Seed = 0,
-    device: Device = "auto",
-):
-    "Distil the handwritten digits to one image per class, from scratch, in about a minute."
-    began = time.perf_counter()
-    distill(data="digits", ipc=1, seed=seed, out=out, device=device)
-    print(f"{time.perf_counter() - began:.0f} s in all")
+# %% ../nbs/42_cli.ipynb #da9e51c2
+Model = Annotated[str | None, typer.Option(help=f"Network: {', '.join(NETWORKS)}.")]
+Width = Annotated[int | None, typer.Option(help="Channels of a ConvNet, units of an MLP.")]
+Depth = Annotated[int | None, typer.Option(help="Blocks of a ConvNet.")]
+Number = Annotated[int | None, typer.Option(help="How many experts.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs of each; T+ + M - 1 are enough.")]
+ExpertLr = Annotated[float | None, typer.Option(help="Learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images in a batch.")]
+
+# %% ../nbs/42_cli.ipynb #fb3d118b
+Augment = Annotated[str | None, typer.Option(help="Operations joined by _, or none.")]
+AugmentMode = Annotated[str | None, typer.Option(help="one operation a call, or all.")]
+AtOnce = Annotated[int | None, typer.Option(help="Experts trained side by side: faster for small networks.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, or bfloat16 for files of half the size.")]
 
 # %% ../nbs/42_cli.ipynb #c544ea4d
 @app.command()
 def experts(
-    data: Data = "digits",
-    root: Root = None,
-    preset: PresetName = None,
-    model: Annotated[str | None, typer.Option(help=f"Network: {', '.join(NETWORKS)}.")] = None,
-    width: Annotated[int | None, typer.Option(help="Channels of a ConvNet, units of an MLP.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Blocks of a ConvNet.")] = None,
-    n: Annotated[int | None, typer.Option(help="How many experts.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of each; T+ + M - 1 are enough.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in a batch.")] = None,
-    augment: Annotated[str | None, typer.Option(help="Operations joined by _, or none.")] = None,
-    augment_mode: Annotated[str | None, typer.Option(help="one operation a call, or all.")] = None,
-    at_once: Annotated[int | None, typer.Option(help="Experts trained side by side: faster for small networks.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, or bfloat16 for files of half the size.")] = None,
-    compile: Compile = None,
-    tf32: Tf32 = None,
-    zca: Zca = None,
-    limit: Limit = None,
-    size: Size = None,
-    seed: Seed = 0,
+    data: Data = "digits", root: Root = None, preset: PresetName = None,
+    model: Model = None, width: Width = None, depth: Depth = None,
+    n: Number = None, epochs: Epochs = None, lr: ExpertLr = None, batch_size: BatchSize = None,
+    augment: Augment = None, augment_mode: AugmentMode = None, at_once: AtOnce = None, dtype: Dtype = None,
+    compile: Compile = None, tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None, seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for the experts; what it holds is kept.")] = Path("runs/experts"),
-    stop_after: StopAfter = None,
-    stream: Stream = False,
-    device: Device = "auto",
+    stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
 ):
     "Record expert trajectories: networks trained on the real images, every epoch kept."
-    until = deadline(stop_after)
-    base = find_preset(preset or f"{data}-ipc1")
-    where = pick_device(device)
-    images = load(data, root, zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, stream=stream,
-                  device=where)
+    until, base, where = deadline(stop_after), find_preset(preset or f"{data}-ipc1"), pick_device(device)
+    options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, stream=stream)
+    images = load(data, root, **options, device=where)
     announce(where, images)
     network = (base.network if model in (None, base.network["name"]) else {"name": model}) | given(width=width, depth=depth)
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
-    options = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
-                    allow_tf32=tf32)
-    buffer = record(images, network, out, dsa, seed, until=until, **base.experts | options)
+    training = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
+                     allow_tf32=tf32)
+    buffer = record(images, network, out, dsa, seed, until=until, **base.experts | training)
     if not ranks().rank: print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
@@ -206,73 +222,76 @@ LrTeacher = Annotated[float | None, typer.Option(help="The student's learning ra
 BatchSyn = Annotated[int | None, typer.Option(help="Synthetic images in a student step.")]
 PixInit = Annotated[str | None, typer.Option(help="What the images begin as: real or noise.")]
 Optimizer = Annotated[str | None, typer.Option(help="Of the images: sgd or adam.")]
+Segments = Annotated[int | None, typer.Option(help="K: a meta-step follows the mean of so many segments.")]
+EvalEvery = Annotated[int | None, typer.Option(help="Meta-steps between validations.")]
+Experts = Annotated[Path | None, typer.Option(help="Folder of experts; without it, OUT/experts is filled.")]
+
+# %% ../nbs/42_cli.ipynb #3c689d3e
+def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, **options) -> ExpertBuffer:
+    "The experts of a run that brings none, in its folder"
+    options = dict(base.experts, epochs=max(base.experts["epochs"], config.last_epoch)) | given(**options)
+    dsa = DSA(config.augment, mode=config.augment_mode)
+    return record(data, base.network, out / "experts", dsa, config.seed, until=until, **options)
 
 # %% ../nbs/42_cli.ipynb #f9e061ff
 @app.command()
 def distill(
-    data: Data = "digits",
-    ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
+    data: Data = "digits", ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
     method: Annotated[str, typer.Option(help=f"Which method: {', '.join([*SELECTIONS, *METHODS])}.")] = "mtt",
-    preset: PresetName = None,
-    root: Root = None,
-    experts: Annotated[Path | None, typer.Option(help="Folder of experts; without it, OUT/experts is filled.")] = None,
-    iterations: Iterations = None,
-    syn_steps: SynSteps = None,
-    expert_epochs: ExpertEpochs = None,
-    max_start_epoch: MaxStartEpoch = None,
-    lr_img: LrImg = None,
-    lr_lr: LrLr = None,
-    lr_teacher: LrTeacher = None,
-    batch_syn: BatchSyn = None,
-    pix_init: PixInit = None,
-    optimizer: Optimizer = None,
-    segments_per_step: Annotated[int | None, typer.Option(help="K: a meta-step follows the mean of so many segments.")] = None,
-    compile: Compile = None,
-    tf32: Tf32 = None,
-    zca: Zca = None,
-    limit: Limit = None,
-    size: Size = None,
-    eval_every: Annotated[int | None, typer.Option(help="Meta-steps between validations.")] = None,
-    nets: Nets = None,
-    eval_epochs: EvalEpochs = None,
+    preset: PresetName = None, root: Root = None, experts: Experts = None, iterations: Iterations = None,
+    syn_steps: SynSteps = None, expert_epochs: ExpertEpochs = None, max_start_epoch: MaxStartEpoch = None,
+    lr_img: LrImg = None, lr_lr: LrLr = None, lr_teacher: LrTeacher = None, batch_syn: BatchSyn = None,
+    pix_init: PixInit = None, optimizer: Optimizer = None, segments_per_step: Segments = None, compile: Compile = None,
+    tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None,
+    eval_every: EvalEvery = None, nets: Nets = None, eval_epochs: EvalEpochs = None,
     test_too: Annotated[bool, typer.Option(help="Test at every validation: for the paper's maximum, chooses nothing.")] = False,
-    seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
-    stop_after: StopAfter = None,
-    stream: Stream = False,
-    device: Device = "auto",
+    seed: Seed = 0, out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
+    stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
-    way, until = find_method(method), deadline(stop_after)
+    way, until, where = find_method(method), deadline(stop_after), pick_device(device)
     if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
+    if experts and not way.needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
     base = find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
-        pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
-        compile=compile, memory="constant" if compile else None)
-    if segments_per_step is None and hasattr(config, "segments_per_step"):  # each rank has one, if nothing else is said
-        config = replace(config, segments_per_step=max(config.segments_per_step, ranks().size))
-    if experts and not way.needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
-    where = pick_device(device)
+        pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32, compile=compile,
+        memory="constant" if compile else None)
     buffer = ExpertBuffer(experts) if experts else None
     options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size)
-    if buffer: options = buffer.meta["data_options"]
-    images = load(data, root, **options, stream=stream, device=where)
+    images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
     announce(where, images)
+    choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
                        test_too=test_too, compile=bool(compile))
-    choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
-    if way.needs_experts and buffer is None:
-        reach = max(base.experts["epochs"], config.last_epoch)
-        dsa = DSA(config.augment, mode=config.augment_mode)
-        options = dict(base.experts, epochs=reach) | given(compile=compile, allow_tf32=tf32)
-        buffer = record(images, base.network, out / "experts", dsa, seed, until=until, **options)
+    if way.needs_experts and not buffer: buffer = own_experts(base, config, images, out, until, compile=compile, allow_tf32=tf32)
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
     make = partial(way.make, config, images, learner)
     synthetic = select(make, out) if method in SELECTIONS else learn(make(), images, out, protocol, until)
     conclude(synthetic, images, out, protocol, config.lr_teacher, buffer and len(buffer))
+
+# %% ../nbs/42_cli.ipynb #7de9db21
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    seed: Seed = 0,
+    device: Device = "auto",
+):
+    "Distil the handwritten digits to one image per class, from scratch, in about a minute."
+    began = time.perf_counter()
+    distill(data="digits", ipc=1, seed=seed, out=out, device=device)
+    print(f"{time.perf_counter() - began:.0f} s in all")
+
+# %% ../nbs/42_cli.ipynb #4456694b
+def fill(plan: Plan, sizes: tuple[int, ...], names: tuple[str, ...], seeds: int) -> list[Row]:
+    "`run_table` with a progress bar"
+    with tqdm(total=len(sizes) * len(names) * seeds, desc="table", unit="cell", dynamic_ncols=True) as bar:
+        def show(cell, what):
+            bar.set_postfix_str(f"{cell.method}, {cell.ipc} per class, seed {cell.seed}: {what}", refresh=False)
+            bar.update(what == "done")
+        return run_table(plan, sizes, names, seeds, show)
 
 # %% ../nbs/42_cli.ipynb #d4e7e520
 @app.command()
@@ -283,27 +302,17 @@ def table(
     seconds: Annotated[float | None, typer.Option(help="Of steps, for each method that learns; by default 20.")] = None,
     steps: Annotated[int | None, typer.Option(help="For each method that learns, in place of seconds.")] = None,
     seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 1,
-    nets: Nets = 5,
-    epochs: EvalEpochs = None,
-    root: Root = None,
-    zca: Zca = None,
-    limit: Limit = None,
-    compile: Compile = None,
+    nets: Nets = 5, epochs: EvalEpochs = None, root: Root = None, zca: Zca = None, limit: Limit = None, compile: Compile = None,
     out: Annotated[Path | None, typer.Option(help="Folder; what it holds is kept, and the rest is run.")] = None,
     device: Device = "auto",
 ):
     "All methods on one data set under one budget, beside the published numbers; goes on where it was stopped."
     sizes, names, where = tuple(ipc or [1]), tuple(methods or [*SELECTIONS, *METHODS]), pick_device(device)
-    base = find_preset(f"{data}-ipc{sizes[0]}")
-    images = load(data, root, zca=bool(zca), limit=limit or base.limit, device=where)
+    images = load(data, root, zca=bool(zca), limit=limit or find_preset(f"{data}-ipc{sizes[0]}").limit, device=where)
     announce(where, images)
     budget = Budget(steps, 20.0 if seconds is None and steps is None else seconds)
     plan = Plan(images, out or Path("runs") / f"table-{data}", budget, nets, epochs, bool(compile))
-    with tqdm(total=len(sizes) * len(names) * seeds, desc="table", unit="cell", dynamic_ncols=True) as bar:
-        def show(cell, what):
-            bar.set_postfix_str(f"{cell.method}, {cell.ipc} per class, seed {cell.seed}: {what}", refresh=False)
-            bar.update(what == "done")
-        rows = run_table(plan, sizes, names, seeds, show)
+    rows = fill(plan, sizes, names, seeds)
     print(f"\n{as_markdown(rows)}\n\ntable, CSV and picture: {plan.out}")
 
 # %% ../nbs/42_cli.ipynb #3b9b5d4d
@@ -329,23 +338,30 @@ def reproduce(
     distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True, out=out,
             stop_after=left)
 
+# %% ../nbs/42_cli.ipynb #5104e277
+def write_accuracies(results: dict, networks: dict, out: Path) -> None:
+    "The accuracies by network into a folder: table as Markdown and CSV, picture"
+    from mtt_nb.plots import plot_accuracies
+    out.mkdir(parents=True, exist_ok=True)
+    def row(name, r): return name, networks[name].n_params, *(f"{a:.4f}" for a in (r.mean, r.std, *r.accuracies))
+    nets = max(len(r.accuracies) for r in results.values())
+    rows = [("network", "parameters", "mean", "std", *range(nets)), *(row(*item) for item in results.items())]
+    (out / "accuracies.md").write_text(markdown_table([r[:4] for r in rows]) + "\n", encoding="utf-8")
+    with open(out / "accuracies.csv", "w", encoding="utf-8", newline="") as file: csv.writer(file).writerows(rows)
+    plot_accuracies(results).savefig(out / "accuracies.png", dpi=120)
+
 # %% ../nbs/42_cli.ipynb #925ac665
 @app.command()
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
     model: Annotated[list[str] | None, typer.Option(help="Network to train, repeatable; by default that of the set.")] = None,
     split: Annotated[str, typer.Option(help="val, or test when all choices are made.")] = "test",
-    nets: Nets = 5,
-    epochs: EvalEpochs = 1000,
-    compile: Compile = None,
-    root: Root = None,
-    seed: Seed = 0,
+    nets: Nets = 5, epochs: EvalEpochs = 1000, compile: Compile = None, root: Root = None, seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
     "Train fresh networks on a distilled set and try them on real images."
-    synthetic = SyntheticSet.load(file)
-    where = pick_device(device)
+    synthetic, where = SyntheticSet.load(file), pick_device(device)
     data = load(synthetic.meta["data"], root, **synthetic.meta["data_options"], device=where)
     announce(where, data)
     networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
@@ -355,15 +371,7 @@ def evaluate(
     options = dict(nets=nets, epochs=epochs, seed=seed, split=split, compile=bool(compile))
     results = cross_architecture(synthetic, data, networks, progress=told, **options)
     if out is None: return
-    from mtt_nb.plots import plot_accuracies
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [("network", "parameters", "mean", "std", *range(nets))]
-    rows += [(n, networks[n].n_params, *(f"{a:.4f}" for a in (r.mean, r.std, *r.accuracies))) for n, r in results.items()]
-    markdown = [" | ".join(map(str, row[:4])) for row in rows]
-    markdown.insert(1, "--- | ---: | ---: | ---:")
-    (out / "accuracies.md").write_text("\n".join(f"| {line} |" for line in markdown) + "\n", encoding="utf-8")
-    (out / "accuracies.csv").write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n", encoding="utf-8")
-    plot_accuracies(results).savefig(out / "accuracies.png", dpi=120)
+    write_accuracies(results, networks, out)
     print(f"table and picture: {out}")
 
 # %% ../nbs/42_cli.ipynb #da3621d6
@@ -408,25 +416,33 @@ def lab_session(preset: str, experts: Path | str, seed: int, device: str):
     config = replace(base.config, seed=seed, iterations=10_000)
     return Live(lambda: MTT(config, images, buffer), validate=lambda synthetic: evaluate_set(synthetic, images, **QUICK).mean)
 
+# %% ../nbs/42_cli.ipynb #f7f9f60a
 def lab_replay(runs: list[Path | str]):
     "The live lab on the histories of finished runs"
     from mtt_nb.live import Live
     return Live.replay(*[Path(r) / "history.safetensors" for r in runs], names=[Path(r).name for r in runs])
 
-# %% ../nbs/42_cli.ipynb #be14be4c
-def serve_lab(title: str, call: str, port: int, browser: bool) -> None:
-    "Serve a page with what `call` returns, until Ctrl-C"
+# %% ../nbs/42_cli.ipynb #158561cc
+def lab_page(title: str, call: str):
+    "A notebook of one cell that shows what `call` returns"
     import nbformat
     cells = [nbformat.v4.new_markdown_cell(f"## {title}"),
              nbformat.v4.new_code_cell(f"from mtt_nb.cli import lab_replay, lab_session\n{call}")]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+
+# %% ../nbs/42_cli.ipynb #abec7e55
+def serve_lab(title: str, call: str, port: int, browser: bool) -> None:
+    "Serve a page with what `call` returns, until Ctrl-C"
+    import nbformat
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "lab.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), page)
+        nbformat.write(lab_page(title, call), page)
         print(f"the lab is at http://localhost:{port} (Ctrl-C ends it)", flush=True)
         command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--show_tracebacks=True", "--Voila.log_level=WARN"]
         with suppress(KeyboardInterrupt): subprocess.run(command + ["--no-browser"] * (not browser))
 
+# %% ../nbs/42_cli.ipynb #be14be4c
 @app.command()
 def lab(
     run: Annotated[list[Path] | None, typer.Option(help="Run folder to replay, repeatable; without it, a new run.")] = None,
@@ -480,20 +496,3 @@ def grade(
     table.writerow(["file", "exercise", "passed", "message"])
     for file in files:
         for name, words in grade_notebook(file, seconds).items(): table.writerow([file, name, int(words == "passed"), words])
-
-# %% ../nbs/42_cli.ipynb #6647f6da
-def main(
-    args: list[str] | None = None,  # by default those of the command line
-) -> None:
-    "The entry point of `mtt-nb`"
-    try: app(args)
-    except Stopped as e:
-        say(f"\n{e}: run the same command again to go on")
-        sys.exit(0 if isinstance(e, TimeUp) else 130)
-    except Lost as e:
-        say(f"mtt-nb: {e}: the run ends here; the same command goes on from its last checkpoint")
-        sys.exit(1)
-    except (ValueError, OSError) as e:
-        say(f"mtt-nb: {e}")
-        sys.exit(2)
-    finally: leave()
