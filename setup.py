@@ -21,7 +21,7 @@ setup(
     package_data={"mtt_nb": ["*.js", "*.css"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"lab": cfg["lab_requirements"].split(), "dev": cfg["dev_requirements"].split()},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("lab", "docs", "dev")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

@@ -105,7 +105,7 @@ def arithmetic(shape, batch: int, width: int, compiled=False) -> dict[str, int]:
         steps = {"forward": (partial(student_step, model, 0.0), (theta, v, x, y, lr)),
                  "back": (partial(adjoint_step, model, 0.0, (True, True, False)), (theta, v, x, y, lr, v, v))}
         with torch.no_grad(): return {k: count(recorded(f, args), *args) for k, (f, args) in steps.items()}
-    theta, x = theta.requires_grad_(), x.requires_grad_()
+    theta, x = (t.requires_grad_().clone() for t in (theta, x))  # the counter of PyTorch 2.4 refuses leaves
     with FlopCounterMode(display=False) as counter: g = gradient(model, theta, x, y, create_graph=True)
     return {"forward": counter.get_total_flops(), "back": count(lambda: torch.autograd.grad(g, (theta, x), v))}
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from .data import ImageData, load, seeded
 
 # %% auto #0
-__all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'slope',
-           'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
+__all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'verdict',
+           'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
            'toy_sweep', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted', 'check_shift',
            'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'check_minibatches',
            'points_of_rank', 'onto', 'check_plane', 'check_residual', 'toy_features', 'classes_of', 'class_means',
-           'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'verdict', 'run_notebook', 'grade']
+           'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'run_notebook', 'grade']
 
 # %% ../nbs/50_checks.ipynb #c2de1b1a
 class Wrong(AssertionError):
@@ -40,6 +40,7 @@ class Unfilled(Wrong):
     "An answer that is not there"
     def _render_traceback_(self): return [f"{self}"]
 
+# %% ../nbs/50_checks.ipynb #7b3fa621
 def require(ok, words: str) -> None:
     "Wrong, in these words, unless it is so"
     if not ok: raise Wrong(words)
@@ -48,6 +49,7 @@ def near(got: Tensor, want: Tensor, tolerance=1e-5) -> bool:
     "Equal up to a relative error"
     return got.shape == want.shape and bool((got - want).norm() <= tolerance * want.norm())
 
+# %% ../nbs/50_checks.ipynb #4bc3c89a
 def explain(
     got: Tensor,
     want: Tensor,
@@ -69,6 +71,7 @@ def _changed(f, args, before) -> str | None:
         if isinstance(a, Tensor) and not torch.equal(a, b): return names.get(i, f"number {i + 1}")
     return None
 
+# %% ../nbs/50_checks.ipynb #09f8f34d
 def watched(f: Callable, name: str) -> Callable:
     "The same function, which complains when it does nothing, changes an argument in place or uses the global generator"
     @wraps(f)
@@ -98,12 +101,22 @@ def check(probe: Callable[[Callable], None]) -> Callable[[Callable], None]:
     CHECKS[name] = run
     return run
 
+# %% ../nbs/50_checks.ipynb #6514280f
 def shaped(got, shape: tuple[int, ...], what="what comes back") -> Tensor:
     "The same tensor; Wrong if it is none of this shape, or not finite"
     require(isinstance(got, Tensor), f"{what} is of type {type(got).__name__}: return a tensor of shape {shape}")
     require(got.shape == shape, f"{what} has shape {tuple(got.shape)}, which must be {shape}")
     require(got.isfinite().all(), f"{what} has numbers that are not finite: look for a division by zero or a negative root")
     return got
+
+# %% ../nbs/50_checks.ipynb #7b22114a
+def verdict(check: Callable, answer) -> str:
+    "What is wrong with an answer; nothing if it is right"
+    with redirect_stdout(StringIO()):
+        try: check(answer)
+        except Wrong as e: return str(e)
+        except Exception as e: return f"it raises {type(e).__name__}: {e}"
+    return ""
 
 # %% ../nbs/50_checks.ipynb #a8207220
 CUT = "as far as autograd can see, the result does not depend on {}: the graph was cut. {}"
@@ -114,6 +127,7 @@ def slope(out: Tensor, x: Tensor, words: str) -> Tensor:
     require(g is not None, words)
     return g
 
+# %% ../nbs/50_checks.ipynb #ac48dee4
 def finite(f: Callable[[Tensor], Tensor], x: Tensor, eps=1e-5) -> Tensor:
     "The gradient of a scalar function by central differences"
     steps = eps * torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
@@ -126,6 +140,7 @@ def toy_model(theta: Tensor, x: Tensor) -> Tensor:
     "Softmax regression: logits [B,3]"
     return x.flatten(1) @ theta.view(-1, CLASSES)
 
+# %% ../nbs/50_checks.ipynb #9b23ff9d
 def toy_gradient(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
     "Of its mean cross-entropy, without autograd"
     x = x.flatten(1)
@@ -133,6 +148,7 @@ def toy_gradient(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
     p = z.exp() / z.exp().sum(1, keepdim=True)
     return (x.T @ (p - torch.eye(CLASSES, dtype=x.dtype)[y]) / len(x)).flatten()
 
+# %% ../nbs/50_checks.ipynb #9221bcd8
 def toy(steps: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
     "A point theta [12], images [steps,batch,1,2,2] and labels [steps,batch]"
     g = seeded("toy", steps, batch)
@@ -146,12 +162,10 @@ def mistakes(
 ) -> None:
     "Print what a check says of wrong answers; AssertionError if it takes one for right, or says something else"
     for words, answer in answers.items():
-        try:
-            with redirect_stdout(StringIO()): check(answer)
-        except Wrong as e: message = str(e)
-        else: raise AssertionError(f"{check.__name__} takes an answer for right that should be told: {words}")
-        assert words in message, f"{check.__name__} should tell {words!r} and tells {message!r}"
-        print(f"- {message}")
+        said = verdict(check, answer)
+        assert said, f"{check.__name__} takes an answer for right that should be told: {words}"
+        assert words in said, f"{check.__name__} should tell {words!r} and tells {said!r}"
+        print(f"- {said}")
 
 # %% ../nbs/50_checks.ipynb #301e6db0
 @check
@@ -593,6 +607,7 @@ def _check_set(x, y, data: ImageData) -> None:
     counts = torch.bincount(hard, minlength=k)
     require((counts == counts[0]).all(), f"images of each class: {counts.tolist()}. Make it the same number")
 
+# %% ../nbs/50_checks.ipynb #df2b8f5c
 def copied(x: Tensor, of: Tensor) -> bool:
     "Whether an image of x is one of the others"
     return bool((torch.cdist(x.flatten(1), of.flatten(1), compute_mode="donot_use_mm_for_euclid_dist") < 1e-3).any())
@@ -613,15 +628,6 @@ def check_distill(my_distill):
     require(same(*without), "with other test images it gives other images: the test images are for the end")
     for part in ("val", "test"):
         require(not copied(x, getattr(data, f"x_{part}")), f"an image of the {part} part is in it: those are for judging")
-
-# %% ../nbs/50_checks.ipynb #7b22114a
-def verdict(check: Callable, answer) -> str:
-    "What is wrong with an answer; nothing if it is right"
-    with redirect_stdout(StringIO()):
-        try: check(answer)
-        except Wrong as e: return str(e)
-        except Exception as e: return f"it raises {type(e).__name__}: {e}"
-    return ""
 
 # %% ../nbs/50_checks.ipynb #81e2d7f4
 def run_notebook(path: Path | str) -> dict[str, str]:

@@ -19,8 +19,8 @@ from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture, write_gi
 from .unroll import unroll
 
 # %% auto #0
-__all__ = ['Thinned', 'thinned_state', 'pack', 'unpack', 'History', 'as_float32', 'as_pixels', 'about', 'Scribe', 'Recorder',
-           'bend', 'painted', 'gradient_shares', 'picture', 'film']
+__all__ = ['Thinned', 'thinned_state', 'pack', 'unpack', 'save_nest', 'load_nest', 'History', 'as_float32', 'as_pixels', 'about',
+           'as_map', 'Scribe', 'Recorder', 'bend', 'painted', 'gradient_shares', 'picture', 'film']
 
 # %% ../nbs/12_history.ipynb #9bc488ca
 class Thinned:
@@ -67,6 +67,18 @@ def unpack(x, buffers: list):
     if "buffer" in x: return np.asarray(buffers[x["buffer"]])
     return {k: unpack(v, buffers) for k, v in x.items()}
 
+# %% ../nbs/12_history.ipynb #2af542fa
+def save_nest(path: Path | str, nest: dict) -> None:
+    "One safetensors file: the arrays are its tensors, what holds them together is its header"
+    buffers = []
+    header = pack(nest, buffers)
+    save_tensors(path, "history", {str(i): torch.from_numpy(b) for i, b in enumerate(buffers)}, {"history": header})
+
+def load_nest(path: Path | str) -> dict:
+    "What `save_nest` was given; ValueError for a damaged or foreign file"
+    tensors, meta = load_tensors(path, "history")
+    return unpack(meta["history"], [tensors[str(i)].numpy() for i in range(len(tensors))])
+
 # %% ../nbs/12_history.ipynb #29a48b53
 class History:
     "What a run looked like, within a bound: `points` of every step, `frames` to look at, `accuracy` where it was measured"
@@ -82,21 +94,18 @@ class History:
     def step(self) -> int:
         "The newest meta-step, 0 before the first"
         return int(self.points[-1][0]) if len(self.points) else 0
+    def _lists(self) -> dict: return {k: vars(getattr(self, k)) for k in ("points", "frames", "accuracy")}
     def save(self, path: Path | str) -> None:
         "One safetensors file"
-        buffers = []
-        lists = {k: vars(getattr(self, k)) for k in ("points", "frames", "accuracy")}
-        header = pack(dict(info=self.info, planes=self.planes, **lists), buffers)
-        save_tensors(path, "history", {str(i): torch.from_numpy(b) for i, b in enumerate(buffers)}, {"history": header})
+        save_nest(path, dict(info=self.info, planes=self.planes, **self._lists()))
     @classmethod
     def load(cls, path: Path | str) -> History:
         "Read what `save` wrote; ValueError for a damaged or foreign file"
-        tensors, meta = load_tensors(path, "history")
         with understood(path):
-            parts = unpack(meta["history"], [tensors[str(i)].numpy() for i in range(len(tensors))])
+            parts = load_nest(path)
             history = cls(dict(parts["info"]))
             history.planes = [dict(plane, expert=int(plane["expert"])) for plane in parts["planes"]]
-            for name in ("points", "frames", "accuracy"): vars(getattr(history, name)).update(thinned_state(parts[name]))
+            for name, items in history._lists().items(): items.update(thinned_state(parts[name]))
             for frame in history.frames: frame["step"], frame["images"].shape
             for step, *numbers in (*history.points, *history.accuracy): range(step), [float(x) for x in numbers if x is not None]
         return history
@@ -119,6 +128,29 @@ def about(distiller) -> dict:
     loss = getattr(distiller, "loss_name", "loss")
     return dict(n=len(synthetic), labels=labels, can=can, loss=loss, total=getattr(config, "iterations", None))
 
+# %% ../nbs/12_history.ipynb #2d2da7b2
+def as_map(grad: Tensor) -> dict:
+    "A gradient [n,C,H,W] summed over the channels, as int8 [n,H,W], and the number that 127 stands for"
+    grad = grad.detach().sum(1)
+    scale = grad.abs().max().clamp_min(1e-30)
+    return dict(grad=(grad / scale * 127).round().to(torch.int8).cpu().numpy(), grad_scale=float(scale))
+
+# %% ../nbs/12_history.ipynb #23ab52cd
+def _chart(expert: int, trajectory: Tensor) -> tuple[Plane, dict]:
+    "The plane of an expert's path [epochs+1,P], and what is drawn of it"
+    plane = Plane.fit(trajectory)
+    return plane, dict(expert=expert, path=as_float32(plane.project(trajectory)), explained=list(plane.explained))
+
+# %% ../nbs/12_history.ipynb #f8ae5b0e
+def _measure(segment, path: Tensor, plane: Plane | None = None) -> dict:
+    "The distances of a path [N+1,P] to its target; in a plane also its points and how far it is off, in the same unit"
+    start, target = (t.to(path) for t in (segment.start, segment.target))
+    length = (target - start).norm()
+    out = dict(expert=segment.expert, epoch=segment.epoch, distance=as_float32((path - target).norm(dim=1) / length))
+    if plane is None: return out
+    xy, off = as_float32(plane.project(torch.cat([path, start[None], target[None]]))), plane.residual(path)
+    return dict(out, path=xy[:-2], start=xy[-2].tolist(), target=xy[-1].tolist(), off=as_float32(off / length.to(off)))
+
 # %% ../nbs/12_history.ipynb #a15af373
 class Scribe:
     "Turns states into frames: dictionaries of numbers and small arrays"
@@ -129,29 +161,19 @@ class Scribe:
         self.planes, self.plane_bytes = {} if planes is None else planes, plane_bytes
     def plane(self, expert: int) -> Plane | None:
         "The plane of this expert's whole path; none for those that turn up when `plane_bytes` are full"
-        if expert not in self.planes and 4 * 3 * self.buffer.meta["n_params"] * (len(self.planes) + 1) <= self.plane_bytes:
-            trajectory = self.buffer.trajectory(expert)
-            plane = Plane.fit(trajectory)
-            drawn = dict(expert=expert, path=as_float32(plane.project(trajectory)), explained=list(plane.explained))
-            self.planes[expert] = plane, drawn
+        if self.buffer is None: return None
+        size = 4 * 3 * self.buffer.meta["n_params"]  # a centre and two axes of float32
+        if expert not in self.planes and size * (len(self.planes) + 1) <= self.plane_bytes:
+            self.planes[expert] = _chart(expert, self.buffer.trajectory(expert))
         return self.planes.get(expert, (None,))[0]
     def route(self, segment, path: Tensor) -> dict:
         "A path [N+1,P] in the plane, its distances to the target and how far it is off the plane"
-        start, target = (t.to(path) for t in (segment.start, segment.target))
-        length = (target - start).norm()
-        out = dict(expert=segment.expert, epoch=segment.epoch, distance=as_float32((path - target).norm(dim=1) / length))
-        plane = self.plane(segment.expert) if self.buffer is not None else None
-        if plane is None: return out
-        xy, off = as_float32(plane.project(torch.cat([path, start[None], target[None]]))), plane.residual(path)
-        return dict(out, path=xy[:-2], start=xy[-2].tolist(), target=xy[-1].tolist(), off=as_float32(off / length.to(off)))
+        return _measure(segment, path, self.plane(segment.expert))
     def frame(self, state) -> dict:
         "All that a page shows of one meta-step; what the method does not have is left out"
         out = dict(step=state.step, loss=float(state.loss), lr=float(state.lr), images=as_pixels(state.images, self.transform))
         grad, draw = getattr(state, "grad", None), getattr(state, "draw", None)
-        if grad is not None:
-            grad = grad.detach().sum(1)  # over channels
-            scale = grad.abs().max().clamp_min(1e-30)
-            out |= dict(grad=(grad / scale * 127).round().to(torch.int8).cpu().numpy(), grad_scale=float(scale))
+        if grad is not None: out |= as_map(grad)
         if draw is None: return out
         batches = None if draw.batches.shape[1] >= len(state.images) else draw.batches.int().cpu().numpy()
         return out | self.route(draw.segment, state.path) | dict(batches=batches)
@@ -257,11 +279,23 @@ def picture(
     return fig
 
 # %% ../nbs/12_history.ipynb #76808839
+def _on_one_expert(
+    history: History,
+    most: int,  # of them, evenly chosen
+) -> list[dict]:
+    "The frames on the expert that came most often"
+    expert = mode(f.get("expert") for f in history.frames)
+    frames = [f for f in history.frames if f.get("expert") == expert]
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
+
+# %% ../nbs/12_history.ipynb #20da0c75
 def _limits(xy: np.ndarray) -> dict:
+    "Axes that hold these points [n,2] with a margin of a twentieth on every side"
     low, high = xy.min(0), xy.max(0)
     edge = 0.05 * (high - low)
     return dict(zip(("xlim", "ylim"), np.stack([low - edge, high + edge], 1).tolist(), strict=True))
 
+# %% ../nbs/12_history.ipynb #0513763e
 def film(
     history: History,
     path: Path | str,  # a file name that ends in .gif
@@ -272,11 +306,9 @@ def film(
     path = Path(path)
     if path.suffix.lower() != ".gif": raise ValueError(f"{path.name}: the film is a GIF, so its name must end in .gif")
     if not len(history.frames): raise ValueError("a history without frames: take some meta-steps first")
-    expert = mode(f.get("expert") for f in history.frames)
-    frames = [f for f in history.frames if f.get("expert") == expert]
-    frames = [frames[i] for i in np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
+    frames, pictures = _on_one_expert(history, most), []
+    expert = frames[0].get("expert")
     seen = [p["path"] for p in history.planes if p["expert"] == expert] + [f["path"] for f in frames if "path" in f]
-    pictures = []
     for frame in frames:
         fig = picture([history], step=frame["step"])
         if seen: fig.axes[0].set(**_limits(np.concatenate(seen)))

@@ -33,6 +33,7 @@ class SelectionConfig:
         for name in ("ipc", "lr_teacher"): require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         DSA(self.augment, mode=self.augment_mode)
 
+# %% ../nbs/24_methods.ipynb #c29c2e5f
 def _presets(config: Callable, papers: Callable | dict, digits: Callable | dict, augmented: bool) -> dict:
     "A method's presets beside those of trajectory matching; `papers` and `digits` are its own settings, or make them of ipc"
     made = {}
@@ -53,6 +54,7 @@ class Method(NamedTuple):
     presets: dict[tuple[str, int], Preset]
     needs_experts: bool = False
 
+# %% ../nbs/24_methods.ipynb #c101330a
 def _selection(select: Callable) -> Method:
     "A rule that picks real images; `make` returns the set"
     def make(c: SelectionConfig, data, network) -> SyntheticSet:
@@ -78,6 +80,7 @@ _labels = dict(lr_teacher=0.02, lr_inner=0.2, batch_real=256, window=20)
 _ridge = dict(_labels, lr_label=0.01, blend=0.02, reg=0.3, iterations=300)
 _long = dict(iterations=20_000)
 
+# %% ../nbs/24_methods.ipynb #73c6fa39
 METHODS: dict[str, Method] = {
     "mtt": Method(MTT, PRESETS, needs_experts=True),
     "dc": _learned(DC, DCConfig, _noise_and_loops, _few_loops),

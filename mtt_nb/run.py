@@ -84,6 +84,7 @@ class Stopped(Exception):
 class TimeUp(Stopped):
     "It was asked by its time limit"
 
+# %% ../nbs/39_run.ipynb #de58e73b
 def best_validation(log: list[dict]) -> dict | None:
     "The line of the highest validation accuracy, the latest of equals"
     validations = [line for line in log if "val_accuracy" in line]

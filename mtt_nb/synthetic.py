@@ -4,7 +4,9 @@
 
 # %% ../nbs/06_synthetic.ipynb #45936f4f
 from __future__ import annotations
+import csv
 import io
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -16,8 +18,8 @@ from .data import TRANSFORMS, ImageData, Transform, image_grid, seeded
 from .experts import load_tensors, save_tensors, understood
 
 # %% auto #0
-__all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_selection', 'starting_images', 'differences',
-           'require_same_data']
+__all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_selection', 'starting_images', 'export',
+           'differences', 'require_same_data']
 
 # %% ../nbs/06_synthetic.ipynb #e4c946e7
 def _check_set(images: Tensor, labels: Tensor, n_classes: int) -> None:
@@ -140,6 +142,39 @@ def starting_images(
     images = data.x_train[pick].clone()
     if pix_init == "noise": images = torch.randn(images.shape, generator=generator, device=images.device)
     return images, data.y_train[pick]
+
+# %% ../nbs/06_synthetic.ipynb #3af432df
+def _npz(synthetic: SyntheticSet, path: Path) -> None:
+    parts = dict(images=synthetic.images, labels=synthetic.labels, lr=torch.tensor(synthetic.lr, dtype=torch.float64))
+    parts |= {f"transform.{k}": t for k, t in synthetic.transform.tensors().items()}
+    text = dict(classes=np.array(synthetic.meta["classes"]), meta=np.array(json.dumps(synthetic.meta)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{k: t.detach().cpu().numpy() for k, t in parts.items()}, **text)
+
+def _pictures(synthetic: SyntheticSet, path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is there already: name a folder that is new or empty")
+    path.mkdir(parents=True, exist_ok=True)
+    pixels = (synthetic.display().cpu() * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    classes, rows = synthetic.meta["classes"], synthetic.labels.tolist()
+    columns = ["label", "class"] if synthetic.labels.ndim == 1 else classes
+    if synthetic.labels.ndim == 1: rows = [(k, classes[k]) for k in rows]
+    with open(path / "labels.csv", "w", newline="", encoding="utf-8") as f:
+        table = csv.writer(f)
+        table.writerow(["file", *columns])
+        for i, (picture, row) in enumerate(zip(pixels, rows)):
+            (path / f"{i:05d}.png").write_bytes(_png(picture[..., 0] if picture.shape[-1] == 1 else picture))
+            table.writerow([f"{i:05d}.png", *row])
+
+# %% ../nbs/06_synthetic.ipynb #5ab5abf1
+def export(
+    synthetic: SyntheticSet,
+    path: Path | str,  # a file that ends in .npz, or a new folder
+) -> None:
+    "Copy a set for other programs: all its arrays as they are in an .npz, or PNG files of 8 bits and labels.csv in a folder"
+    path = Path(path)
+    if path.suffix not in (".npz", ""): raise ValueError(f"{path}: must end in .npz, or be a folder, whose name has no ending")
+    (_npz if path.suffix else _pictures)(synthetic, path)
 
 # %% ../nbs/06_synthetic.ipynb #dd4c9b07
 def differences(there: dict, here: dict) -> str:

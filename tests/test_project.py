@@ -105,11 +105,36 @@ for name in {ORDER}: importlib.import_module("mtt_nb." + name)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("document", [*NOTEBOOKS, ROOT / "README.md"], ids=lambda p: p.name)
-def test_links_inside_the_repository_resolve(document):
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "nbs").rglob("*.md"))]
+
+
+def prose(document):
+    "The Markdown of a page or a notebook, without code"
     text = document.read_text(encoding="utf-8")
     if document.suffix == ".ipynb":
         text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
-    for target in re.findall(r"\]\(([^)\s#]+)", text):
-        if "://" not in target and not target.startswith("attachment:") and re.search(r"\.(ipynb|md|png|gif|py|svg)$", target):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+
+
+def anchors(document):
+    "What a link into a page may name, as JupyterLab and as the site write it"
+    titles = re.findall(r"^#+ (.+)", prose(document), re.M)
+    return {t.strip().replace(" ", "-") for t in titles} | {re.sub(r"[^\w\- ]", "", t.strip().lower()).replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("document", [*NOTEBOOKS, *PAGES], ids=lambda p: p.name)
+def test_links_inside_the_repository_resolve(document):
+    for target in re.findall(r"\]\(<?([^)\s>]+)", prose(document)):
+        if re.match(r"\w+:", target): continue  # the web, or an attachment
+        path, _, anchor = target.partition("#")
+        page = (document.parent / path) if path else document
+        assert page.exists(), f"{document.name} links to {target}"
+        if anchor and page.suffix in (".ipynb", ".md"): assert anchor in anchors(page), f"{document.name} links to {target}"
+
+
+def test_the_link_test_sees_what_is_broken(tmp_path):
+    "A page that is not there, and a heading that is not there"
+    page = tmp_path / "page.md"
+    for link in ("[x](nothing.md)", "[x](#no-such-place)", "![x](images/none.png)"):
+        page.write_text(f"# A title\n{link} [fine](#a-title) [also](page.md#A-title) `[code](none.md)`")
+        with pytest.raises(AssertionError, match="links to"): test_links_inside_the_repository_resolve(page)

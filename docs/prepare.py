@@ -1,0 +1,99 @@
+"Lay out the sources of the site, notebooks and pages of the reference: python docs/prepare.py FOLDER"
+import json
+import re
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+from fastcore.docments import docments
+
+ROOT = Path(__file__).parents[1]
+PARTS = {  # of the book, in order, by file name; a file belongs to the first that fits
+    "Begin": r"00_.*|anywhere|reading",
+    "The method": r"0.*",
+    "Seeing it": r"1.*",
+    "Other methods": r"2.*",
+    "Running it": r"[3-9].*",
+    "Exercises": r"exercises/.*",
+    "Teaching and working on it": r"(?!api/).*",
+    "Reference": r"api/.*",
+}
+
+
+def shown(cell: dict) -> dict | None:
+    "A cell as the site shows it, without directives and running widgets; None for one that is hidden or has no more to show"
+    source = "".join(cell["source"])
+    if cell["cell_type"] != "code": return cell | dict(source=source.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md"))
+    directives = re.findall(r"^#\|\s*(\w+)", source, re.M)
+    text = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
+    if "hide" in directives or not text: return None
+    outputs = [o for o in cell["outputs"] if not any("widget" in kind for kind in o.get("data", {}))]
+    return cell | dict(source=text, outputs=outputs, metadata=dict(tags=["exported"] * ("export" in directives)))
+
+
+def title(page: Path) -> str:
+    "The first heading of a notebook or a text page"
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb": text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"])
+    return re.search(r"^# (.+)", text, re.M)[1].strip()
+
+
+def contents(out: Path) -> str:
+    "The table of contents: by number, then as the first page names them, then by name"
+    named = re.findall(r"\]\((\w+)\.ipynb\)", (out / "index.ipynb").read_text(encoding="utf-8"))
+    def place(name): return re.split("_", name)[0], named.index(name) if name in named else len(named), name
+    pages = {p.relative_to(out).with_suffix("").as_posix(): p for p in out.rglob("*.*") if p.suffix in (".ipynb", ".md", ".rst")}
+    left, toc = sorted(pages.keys() - {"index"}, key=place), ""
+    for part, pattern in PARTS.items():
+        here = [name for name in left if re.fullmatch(pattern, name)]
+        left = [name for name in left if name not in here]
+        lines = [f"{name[:2]} {title(pages[name])} <{name}>" if name[:2].isdigit() else name for name in here]
+        if here: toc += "\n".join(["```{toctree}", ":hidden:", f":caption: {part}", *lines, "```", ""])
+    return toc
+
+
+def reference(module: str, chapter: str) -> str:
+    "The page of a module"
+    name = f"mtt_nb.{module}"
+    heading = f"{name}\n{'=' * len(name)}\n\nIts chapter: :doc:`/{chapter}`\n\n"
+    return heading + f".. automodule:: {name}\n   :members:\n   :undoc-members:\n"
+
+
+def foreign(app, what, name, obj, skip, options) -> bool | None:
+    "For autodoc: leave out what a class has from elsewhere, and the fields of named tuples, which their class lists"
+    home = getattr(obj, "__module__", None) or "mtt_nb"
+    return True if type(obj).__name__ == "_tuplegetter" or not home.startswith(("mtt_nb", "builtins")) else None
+
+
+def docstring(app, what, name, obj, options, lines) -> None:
+    "For autodoc: what stands beside a parameter in the code becomes part of the docstring"
+    if what not in ("function", "method", "class"): return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on docstrings of matplotlib, which a class inherits
+            notes = docments(obj, full=True)
+    except (TypeError, ValueError, OSError): return
+    lines += [""]
+    for parameter, note in notes.items():
+        field = "returns" if parameter == "return" else f"param {parameter}"
+        if note.docment: lines.append(f":{field}: " + note.docment.replace("\n", " "))
+
+
+def main(out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(ROOT / "nbs", out, ignore=shutil.ignore_patterns(".*"))
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (out / "CONTRIBUTING.md").write_text(text.replace("](nbs/", "]("), encoding="utf-8")
+    (out / "api").mkdir()
+    for path in out.glob("*.ipynb"):
+        module = re.search(r"#\|\s*default_exp (\w+)", path.read_text(encoding="utf-8"))
+        if module: (out / "api" / f"{module[1]}.rst").write_text(reference(module[1], path.stem), encoding="utf-8")
+    toc = dict(cell_type="markdown", id="contents", metadata={}, source=contents(out))
+    for path in out.rglob("*.ipynb"):
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        nb["cells"] = [c for c in map(shown, nb["cells"]) if c] + [toc] * (path == out / "index.ipynb")
+        path.write_text(json.dumps(nb), encoding="utf-8")
+
+
+if __name__ == "__main__": main(Path(sys.argv[1]))
