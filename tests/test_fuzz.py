@@ -16,7 +16,7 @@ from mtt_nb.experts import ExpertBuffer, load_tensors, record_experts, save_tens
 from mtt_nb.history import History, Recorder
 from mtt_nb.models import build
 
-FUZZ = settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=100, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = {"synthetic set": "distilled.safetensors", "expert": "experts/expert_0000.safetensors", "checkpoint": "checkpoint.safetensors", "history": "history.safetensors"}
 every_kind = pytest.mark.parametrize("kind", NAMES)
 
