@@ -163,7 +163,7 @@ def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dic
         raise ValueError(f"parameters for {given} images, but images {images}: use sample({tuple(lead)}, ...)") from None
 
 # %% ../nbs/02_augment.ipynb #cb50a0c2
-PART = 2**20  # values that are worked on at once: 4 MB
+PART = 2**18  # values that are worked on at once: 1 MB, and ten times that for the backward pass
 
 def _in_parts(f, x: Tensor, rows: Tensor, params: dict[str, Tensor]) -> Tensor:
     "f(x[rows], params), of which only the output is kept for the backward pass where it is larger than a part"

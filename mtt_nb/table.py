@@ -60,6 +60,7 @@ class Cell(NamedTuple):
     seed: int = 0
     def folder(self, out: Path) -> Path: return Path(out) / f"ipc{self.ipc}" / f"{self.method}-seed{self.seed}"
 
+# %% ../nbs/25_table.ipynb #7965edea
 @dataclass(frozen=True)
 class Plan:
     "What the cells of a table share"
@@ -117,6 +118,7 @@ def made(plan: Plan, cell: Cell, say: Say) -> SyntheticSet:
         synthetic = distil(distiller, plan.data, folder, protocol, seconds=stage["seconds"], observers=[show])
     return synthetic
 
+# %% ../nbs/25_table.ipynb #18ba580b
 def run_cell(plan: Plan, cell: Cell, say: Say = lambda *_: None) -> dict[str, Evaluation]:
     "Make the set of a cell, test it once and report, in its run folder; goes on where it was stopped"
     folder, protocol = cell.folder(plan.out), plan.protocol(cell)
@@ -147,6 +149,7 @@ class Row(NamedTuple):
     source: str | None = None
     looks: tuple = ()  # for each seed pairs of seconds and validation accuracy
 
+# %% ../nbs/25_table.ipynb #6e68031e
 def looks(log: list[dict]) -> list[tuple[float, float]]:
     "How accuracy on validation images grew with the seconds of the steps"
     spent, seen = 0.0, []
@@ -155,6 +158,7 @@ def looks(log: list[dict]) -> list[tuple[float, float]]:
         if "val_accuracy" in line: seen.append((spent, line["val_accuracy"]))
     return seen
 
+# %% ../nbs/25_table.ipynb #b2328489
 def beside(method: str, data: str, ipc: int | None) -> dict:
     "What is published, as fields of a row"
     there = published(method, data, ipc)
@@ -177,6 +181,7 @@ def row(plan: Plan, cells: list[Cell], results: list[dict[str, Evaluation]]) -> 
                seconds=seconds(logs), experts=seconds(recorded) if any(recorded) else None,
                looks=[looks(log) for log in logs] if learned else [], **beside(method, plan.data.name, ipc))
 
+# %% ../nbs/25_table.ipynb #38689000
 def full_row(plan: Plan, cell: Cell) -> Row:
     "The line of the full training set, with the training of a selection's preset"
     config, network, protocol = plan.preset(cell).config, plan.network(cell), plan.protocol(cell)
@@ -191,6 +196,7 @@ def percent(mean: float | None, std: float | None = None) -> str:
     if mean is None: return ""
     return f"{100 * mean:.1f}" + ("" if std is None or math.isnan(std) else f" ± {100 * std:.1f}")
 
+# %% ../nbs/25_table.ipynb #eab5607b
 def as_markdown(rows: list[Row]) -> str:
     "The rows for people; a column that would be empty is left out"
     def time_of(r): return "" if r.seconds is None else f"{r.seconds:.1f}" + ("" if r.experts is None else f" + {r.experts:.1f}")
@@ -204,6 +210,7 @@ def as_markdown(rows: list[Row]) -> str:
     kept = [name for name, values in table.items() if name == "published, %" or any(values)]
     return markdown_table([kept, *zip(*(table[name] for name in kept))])
 
+# %% ../nbs/25_table.ipynb #42260fa4
 def as_csv(rows: list[Row]) -> str:
     "The rows for programs, all digits, without the curves"
     text = io.StringIO()
@@ -217,6 +224,7 @@ def _reach(r: Row) -> list[list[tuple[float, float]]]:
     "The curves of a row, its experts' time counted in"
     return [[(s + (r.experts or 0), a) for s, a in seen] for seen in r.looks]
 
+# %% ../nbs/25_table.ipynb #6704e100
 def draw_row(ax, r: Row, others: list[Row]) -> None:
     "A method's curves before those of others, and where the test ended"
     for other in others:
@@ -231,6 +239,7 @@ def draw_row(ax, r: Row, others: list[Row]) -> None:
     ax.tick_params(labelsize=7)
     ax.set_xscale("log")
 
+# %% ../nbs/25_table.ipynb #1d8a0a94
 def plot_table(rows: list[Row]) -> Picture:
     "Accuracy against seconds, a panel for each method"
     drawn = [r for r in rows if r.ipc]
@@ -263,6 +272,7 @@ there is none, none is known here.
 Made with {made}.
 """
 
+# %% ../nbs/25_table.ipynb #4a95a6c8
 def write_table(plan: Plan, rows: list[Row]) -> Path:  # table.md
     "Write `table.md`, `table.csv` and `table.json`, and `table.png` beside them"
     out, seeds = Path(plan.out), max(r.seeds for r in rows)
@@ -279,6 +289,7 @@ def write_table(plan: Plan, rows: list[Row]) -> Path:  # table.md
     if any(r.ipc for r in rows): plot_table(rows).savefig(out / "table.png", dpi=120)
     return out / "table.md"
 
+# %% ../nbs/25_table.ipynb #e7e1fb23
 def read_rows(file: Path | str) -> list[Row]:
     "The rows of a `table.json`"
     return [Row(**r) for r in json.loads(Path(file).read_text(encoding="utf-8"))["rows"]]
