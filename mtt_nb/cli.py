@@ -308,7 +308,8 @@ def table(
 ):
     "All methods on one data set under one budget, beside the published numbers; goes on where it was stopped."
     sizes, names, where = tuple(ipc or [1]), tuple(methods or [*SELECTIONS, *METHODS]), pick_device(device)
-    images = load(data, root, zca=bool(zca), limit=limit or find_preset(f"{data}-ipc{sizes[0]}").limit, device=where)
+    base = find_preset(f"{data}-ipc{sizes[0]}")
+    images = load(data, root, zca=bool(zca), limit=limit or base.limit, device=where)
     announce(where, images)
     budget = Budget(steps, 20.0 if seconds is None and steps is None else seconds)
     plan = Plan(images, out or Path("runs") / f"table-{data}", budget, nets, epochs, bool(compile))
