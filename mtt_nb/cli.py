@@ -301,10 +301,9 @@ def table(
     methods: Annotated[list[str] | None, typer.Option(help="Which, repeatable; by default all.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Of steps, for each method that learns; by default 20.")] = None,
     steps: Annotated[int | None, typer.Option(help="For each method that learns, in place of seconds.")] = None,
-    seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 1,
-    nets: Nets = 5, epochs: EvalEpochs = None, root: Root = None, zca: Zca = None, limit: Limit = None, compile: Compile = None,
+    seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 1, nets: Nets = 5, epochs: EvalEpochs = None,
+    root: Root = None, zca: Zca = None, limit: Limit = None, compile: Compile = None, device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder; what it holds is kept, and the rest is run.")] = None,
-    device: Device = "auto",
 ):
     "All methods on one data set under one budget, beside the published numbers; goes on where it was stopped."
     sizes, names, where = tuple(ipc or [1]), tuple(methods or [*SELECTIONS, *METHODS]), pick_device(device)
