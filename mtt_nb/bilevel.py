@@ -15,7 +15,7 @@ from .distiller import Distiller
 from .evaluate import Evaluation, accuracies
 from .experts import sgd_step
 from .models import FlatModel, build, training_loss
-from .settings import Config, require
+from .settings import Config, require, require_positive
 from .synthetic import SyntheticSet, require_same_data
 from .unroll import unroll
 
@@ -39,8 +39,7 @@ class DDConfig(Config):
     memory: str = "constant"  # of `unroll`
     def __post_init__(self):
         super().__post_init__()
-        for name in ("syn_steps", "lr_step", "lr_lr", "networks", "batch_real"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require_positive(self, "syn_steps", "lr_step", "lr_lr", "networks", "batch_real")
         require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
         require(self.memory in ("constant", "full"), "memory", self.memory, "one of constant, full")
 
@@ -144,8 +143,7 @@ class LDConfig(Config):
     blend: float = 0.01  # LDRidge: share of the solved weights in the running ones
     def __post_init__(self):
         super().__post_init__()
-        for name in ("lr_label", "lr_inner", "batch_real", "window", "reg", "blend"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require_positive(self, "lr_label", "lr_inner", "batch_real", "window", "reg", "blend")
         require(self.blend <= 1, "blend", self.blend, "at most 1")
 
 # %% ../nbs/21_bilevel.ipynb #44a625ba

@@ -16,10 +16,10 @@ from torch import Tensor
 from . import __version__
 from .augment import DSA
 from .data import ImageData, seeded
-from .experts import load_tensors, require_network, save_tensors, understood
+from .experts import differences, load_tensors, require_network, save_tensors, understood
 from .models import FlatModel
 from .settings import Config
-from .synthetic import SyntheticSet, describe, differences, starting_images
+from .synthetic import SyntheticSet, describe, starting_images
 
 # %% auto #0
 __all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'Alone', 'require_same_run', 'downhill', 'Distiller',

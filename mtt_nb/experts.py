@@ -26,8 +26,8 @@ from .speed import fast, tf32
 
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
-           'Damaged', 'understood', 'read_meta', 'load_tensors', 'Segment', 'ExpertBuffer', 'require_network',
-           'record_experts']
+           'Damaged', 'understood', 'read_meta', 'load_tensors', 'differences', 'Segment', 'ExpertBuffer',
+           'require_network', 'record_experts']
 
 # %% ../nbs/04_experts.ipynb #7c72e989
 def epoch_batches(
@@ -214,14 +214,15 @@ def _shared(header: dict) -> dict:
     "The part of a header that all experts of a folder have in common"
     return {k: v for k, v in header.items() if k not in ("expert", "loss", "accuracy", "rows", "kind", "version")}
 
-def _differences(there: dict, asked: dict, prefix="") -> list[str]:
-    "What is otherwise, entry by entry, in words"
+# %% ../nbs/04_experts.ipynb #0d696945
+def differences(there: dict, here: dict, prefix="") -> str:
+    "What two descriptions disagree on, entry by entry in words; empty where they agree"
     found = []
-    for k in asked | there:
-        old, new = there.get(k), asked.get(k)
-        if isinstance(old, dict) and isinstance(new, dict): found += _differences(old, new, f"{prefix}{k}.")
-        elif old != new: found.append(f"{prefix}{k}: {old!r} there, {new!r} asked")
-    return found
+    for k in there | here:
+        old, new = there.get(k), here.get(k)
+        if isinstance(old, dict) and isinstance(new, dict): found.append(differences(old, new, f"{prefix}{k}."))
+        elif old != new: found.append(f"{prefix}{k}: {old!r} there, {new!r} here")
+    return "; ".join(filter(None, found))
 
 # %% ../nbs/04_experts.ipynb #8ee33ea7
 def _check_header(file: Path, header: dict) -> None:
@@ -253,7 +254,7 @@ class _Recording:
         self.files, self._headers = list(headers)[:n], list(headers.values())[:n]
         self.meta = _shared(self._headers[0])  # what all experts share
         for file, header in zip(self.files, self._headers):
-            differ = "; ".join(_differences(_shared(header), self.meta))
+            differ = differences(_shared(header), self.meta)
             if differ:
                 raise ValueError(f"{file} does not belong with {self.files[0].name} ({differ}): move one to another folder")
 
@@ -341,7 +342,7 @@ def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume:
     if path.exists() and not path.is_dir(): raise ValueError(f"{path} is a file: give a folder for the experts")
     if headers and not resume: raise ValueError(f"{path} already holds experts: set resume=True, or choose another folder")
     for file, header in headers.items():
-        differ = "; ".join(_differences(_shared(header), settings))
+        differ = differences(_shared(header), settings)
         if differ: raise ValueError(f"{file} was recorded with other settings ({differ}): choose another folder")
 
 def _check_writable(path: Path) -> None:

@@ -13,7 +13,7 @@ from .data import ImageData
 from .experts import accuracy
 from .gradients import ClassBatches, PairConfig, Pairs
 from .models import FlatModel
-from .settings import require
+from .settings import require, require_positive
 
 # %% auto #0
 __all__ = ['features', 'class_means', 'DMConfig', 'DM', 'alignment', 'discrimination', 'CAFEConfig', 'CAFE']
@@ -92,8 +92,7 @@ class CAFEConfig(PairConfig):
     outer_steps: int = 10  # over so many steps
     def __post_init__(self):
         super().__post_init__()
-        for name in ("query", "inner_change", "inner_epochs", "outer_change", "outer_steps"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require_positive(self, "query", "inner_change", "inner_epochs", "outer_change", "outer_steps")
         require(self.discrimination >= 0, "discrimination", self.discrimination, "at least 0")
 
 # %% ../nbs/23_features.ipynb #f35fd3a5

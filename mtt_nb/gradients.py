@@ -11,7 +11,7 @@ from .data import ImageData
 from .distiller import Distiller
 from .experts import train_epoch
 from .models import FlatModel
-from .settings import Config, require
+from .settings import Config, require_positive
 from .unroll import gradient
 
 # %% auto #0
@@ -50,7 +50,7 @@ class PairConfig(Config):
     batch_real: int = 256  # real images of each class in a step
     def __post_init__(self):
         super().__post_init__()
-        require(self.batch_real > 0, "batch_real", self.batch_real, "above 0")
+        require_positive(self, "batch_real")
 
 # %% ../nbs/22_gradients.ipynb #0f392169
 class Pairs(Distiller):
@@ -82,7 +82,7 @@ class DCConfig(PairConfig):
     inner_epochs: int = 1  # that it trains on the images in between: 1, 50 and 10
     def __post_init__(self):
         super().__post_init__()
-        for name in ("outer_steps", "inner_epochs"): require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require_positive(self, "outer_steps", "inner_epochs")
 
 # %% ../nbs/22_gradients.ipynb #601fc2c9
 class DC(Pairs):

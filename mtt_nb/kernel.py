@@ -13,7 +13,7 @@ from .bilevel import probabilities, real_batch
 from .data import ImageData
 from .distiller import Distiller
 from .models import FlatModel
-from .settings import Config, require
+from .settings import Config, require, require_positive
 
 # %% auto #0
 __all__ = ['arc_cosine', 'ntk', 'ridge', 'centred', 'kernel_accuracy', 'KIPConfig', 'KIP']
@@ -99,8 +99,7 @@ class KIPConfig(Config):
     lr_label: float = 0.01
     def __post_init__(self):
         super().__post_init__()
-        for name in ("depth", "batch_real", "reg", "lr_label"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require_positive(self, "depth", "batch_real", "reg", "lr_label")
 
 # %% ../nbs/24_kernel.ipynb #3d92f0b7
 class KIP(Distiller):

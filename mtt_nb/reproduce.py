@@ -9,7 +9,8 @@ from dataclasses import asdict
 from .evaluate import Evaluation
 from .published import Published, markdown_table, published
 from .settings import PRESETS
-from .synthetic import SyntheticSet, differences
+from .experts import differences
+from .synthetic import SyntheticSet
 
 # %% auto #0
 __all__ = ['HOW', 'paper_maximum', 'apart', 'comparison', 'departures', 'comparison_text']

@@ -25,7 +25,7 @@ from .experts import checksum
 from .run import TimeUp
 
 # %% auto #0
-__all__ = ['PATIENCE', 'claimed', 'Share', 'Board', 'Lost', 'reached', 'meet', 'gather', 'Ranks', 'ranks', 'own_device',
+__all__ = ['PATIENCE', 'claimed', 'Share', 'Board', 'Lost', 'reached', 'meet', 'gather', 'Group', 'Ranks', 'ranks', 'own_device',
            'seconds_of', 'say', 'leave']
 
 # %% ../nbs/41_scale.ipynb #39928b3d
@@ -127,23 +127,27 @@ def gather(board: Board, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 # %% ../nbs/41_scale.ipynb #dcc4e258
-class Ranks(Board, Alone):
-    "The processes that torchrun started, as a distiller sees them"
-    group = False  # whether there is one yet: recording experts does without
-    meet, gather = meet, gather
+class Group(Board):
+    "The ranks as a group that computes together, made when it is first needed: recording experts does without"
+    made, meet, gather = False, meet, gather
 
     def reduced(self, t: Tensor, how=dist.ReduceOp.SUM) -> Tensor:
         "The sum, or another reduction, over all ranks"
         with reached():
-            if not self.group:
+            if not self.made:
                 self.meet()
                 backend, wait = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timedelta(seconds=PATIENCE)
                 there = dict(store=dist.PrefixStore("group", self.store), rank=self.rank, world_size=self.size)
                 dist.init_process_group(backend, timeout=wait, **there)
-                self.group, number = True, int.from_bytes(os.urandom(4), "big")
+                self.made, number = True, int.from_bytes(os.urandom(4), "big")
                 self.round = int(self.reduced(torch.tensor(0 if self.rank else number)))  # a name that no earlier start has used
             dist.all_reduce(t, how)
             return t
+
+# %% ../nbs/41_scale.ipynb #5b32cd25
+class Ranks(Group, Alone):
+    "The processes that torchrun started, as a distiller sees them"
+    stepped = False  # whether a step has been taken together
 
     def mean(self, tensors: list[Tensor]) -> list[Tensor]:
         "The mean over all ranks of each tensor, in one all-reduce"
@@ -152,14 +156,11 @@ class Ranks(Board, Alone):
         self.stepped = True
         parts = (self.reduced(flat) / self.size).split([t.numel() for t in tensors])
         return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
-    stepped = False
 
     def agree(self, *wishes: bool) -> list[bool]:
         "Of each wish whether any rank has it"
         return self.reduced(torch.tensor(wishes, dtype=torch.int64), dist.ReduceOp.MAX).bool().tolist()
 
-# %% ../nbs/41_scale.ipynb #5b32cd25
-class Ranks(Ranks):
     def rows(self, n: int) -> slice:
         "Which of n things are this rank's"
         return slice(self.rank, n, self.size)

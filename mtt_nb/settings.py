@@ -9,12 +9,17 @@ from typing import NamedTuple
 from .augment import DSA
 
 # %% auto #0
-__all__ = ['SUBSETS', 'PRESETS', 'require', 'Config', 'MTTConfig', 'Preset', 'find_preset']
+__all__ = ['SUBSETS', 'PRESETS', 'require', 'require_positive', 'Config', 'MTTConfig', 'Preset', 'find_preset']
 
 # %% ../nbs/06_settings.ipynb #13c99a3c
 def require(holds: bool, name: str, value, what: str) -> None:
     "ValueError unless a setting is what it must be"
     if not holds: raise ValueError(f"{name} {value!r}: must be {what}")
+
+# %% ../nbs/06_settings.ipynb #3c468bb5
+def require_positive(config, *names: str) -> None:
+    "ValueError unless these settings are above 0"
+    for name in names: require(getattr(config, name) > 0, name, getattr(config, name), "above 0")
 
 # %% ../nbs/06_settings.ipynb #87589135
 @dataclass(frozen=True)
@@ -33,8 +38,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("ipc", "iterations", "lr_img", "lr_teacher"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require_positive(self, "ipc", "iterations", "lr_img", "lr_teacher")
         for name, allowed in dict(pix_init=("real", "noise"), optimizer=("sgd", "adam")).items():
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
@@ -58,8 +62,7 @@ class MTTConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("syn_steps", "expert_epochs", "max_start_epoch", "segments_per_step"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        require_positive(self, "syn_steps", "expert_epochs", "max_start_epoch", "segments_per_step")
         require(self.lr_lr >= 0, "lr_lr", self.lr_lr, "at least 0")
         require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
         require(self.memory in ("constant", "full"), "memory", self.memory, "one of constant, full")

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 from .augment import DSA
 from .data import TRANSFORMS, ImageData, Transform, image_grid, seeded
-from .experts import load_tensors, save_tensors, understood
+from .experts import differences, load_tensors, save_tensors, understood
 
 # %% auto #0
 __all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_selection', 'starting_images', 'export',
-           'differences', 'require_same_data']
+           'require_same_data']
 
 # %% ../nbs/06_synthetic.ipynb #e4c946e7
 def _check_set(images: Tensor, labels: Tensor, n_classes: int) -> None:
@@ -175,12 +175,6 @@ def export(
     path = Path(path)
     if path.suffix not in (".npz", ""): raise ValueError(f"{path}: must end in .npz, or be a folder, whose name has no ending")
     (_npz if path.suffix else _pictures)(synthetic, path)
-
-# %% ../nbs/06_synthetic.ipynb #dd4c9b07
-def differences(there: dict, here: dict) -> str:
-    "What two descriptions disagree on, in words; empty where they agree"
-    differ = [k for k in {**there, **here} if there.get(k) != here.get(k)]
-    return "; ".join(f"{k}: {there.get(k)!r} there, {here.get(k)!r} here" for k in differ)
 
 # %% ../nbs/06_synthetic.ipynb #be37b082
 def require_same_data(what: str, meta: dict, data: ImageData) -> None:
