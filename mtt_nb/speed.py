@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
 # %% auto #0
-__all__ = ['aten', 'REWRITTEN', 'pool', 'pool_backward', 'separate_gradients', 'as_weight_gradient', 'recorded', 'compiled',
-           'Replayed', 'Fast', 'fast', 'tf32']
+__all__ = ['aten', 'SMALL', 'REWRITTEN', 'pool', 'pool_backward', 'gradient', 'separate_gradients', 'as_weight_gradient', 'rows',
+           'multiply', 'product', 'as_product', 'gradient_as_product', 'channels_last', 'channels_last_gradient',
+           'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'tf32']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -42,12 +44,15 @@ def pool_backward(g: Tensor, x: Tensor, size, *options) -> Tensor:
 # %% ../nbs/03_speed.ipynb #7d7b0854
 aten = torch.ops.aten
 
-def separate_gradients(g, x, weight, bias_sizes, stride, padding, dilation, transposed, rest, groups, wanted) -> tuple:
+def gradient(which: int, g, x, weight, *options) -> Tensor:
+    "Of a convolution, by x (0) or weight (1)"
+    return aten.convolution_backward(g, x, weight, None, *options, [i == which for i in range(3)])[which]
+
+def separate_gradients(g, x, weight, bias_sizes, *options) -> tuple:
     "The gradients of a convolution by x, weight and bias as operations of their own"
+    *options, wanted = options
     if sum(wanted) < 2: return NotImplemented
-    options = None, stride, padding, dilation, transposed, rest, groups
-    def gradient(*one): return aten.convolution_backward(g, x, weight, *options, one)
-    return (gradient(True, False, False)[0] if wanted[0] else None, gradient(False, True, False)[1] if wanted[1] else None,
+    return (*(gradient(i, g, x, weight, *options) if wanted[i] else None for i in (0, 1)),
             g.sum((0, *range(2, g.ndim))) if wanted[2] else None)
 
 # %% ../nbs/03_speed.ipynb #2a352a90
@@ -59,12 +64,82 @@ def as_weight_gradient(x, kernel, bias, stride, padding, dilation, transposed, r
     whole = all((side + 2 * p - s * (r - 1) - 1) // d + 1 == k for r, (side, k, s, p, d) in zip(result, sides))
     if not whole or kernel[0, 0].numel() <= math.prod(result): return NotImplemented
     weight = x.new_empty(len(kernel), len(x), *result)  # its shape is all that is looked at
-    swapped = kernel.transpose(0, 1), x.transpose(0, 1), weight, None, dilation, padding, stride, False, [0, 0], 1
-    return aten.convolution_backward(*swapped, [False, True, False])[1].transpose(0, 1)
+    swapped = kernel.transpose(0, 1), x.transpose(0, 1), weight, dilation, padding, stride, False, [0, 0], 1
+    return gradient(1, *swapped).transpose(0, 1)
+
+# %% ../nbs/03_speed.ipynb #dac3f0e4
+SMALL = 2**18  # numbers in the rows of a convolution that is done as a matrix product
+
+def _plain(x, weight, stride, dilation) -> bool:
+    "Whether a convolution is on a CPU, small, and of the kind that is one matrix product"
+    kernel = weight[0, 0].numel()
+    return x.device.type == "cpu" and x.ndim == 4 and {*stride, *dilation} == {1} and kernel <= 9 and x.numel() * kernel <= SMALL
+
+# %% ../nbs/03_speed.ipynb #d30743d4
+def rows(x: Tensor, size, padding, groups) -> tuple[Tensor, tuple[int, int, int]]:
+    "What each place of a convolution's result looks at, [groups, B*H*W, h*w*C/groups] (im2col), and B, H, W of the result"
+    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1).unflatten(3, (groups, -1))
+    places = len(x), x.shape[1] - size[0] + 1, x.shape[2] - size[1] + 1
+    seen = [x[:, i : i + places[1], j : j + places[2]] for i in range(size[0]) for j in range(size[1])]
+    return torch.stack(seen, 4).permute(3, 0, 1, 2, 4, 5).reshape(groups, math.prod(places), -1), places
+
+# %% ../nbs/03_speed.ipynb #2e303e25
+def multiply(a: Tensor, b: Tensor) -> Tensor: return (a[0] @ b[0])[None] if len(a) == 1 else a @ b
+
+# %% ../nbs/03_speed.ipynb #08c98542
+def product(x: Tensor, weight: Tensor, padding, groups, transposed=False) -> Tensor:
+    "A convolution of stride 1 as a matrix product; the transposed one is that of the padded x with the kernels turned round"
+    weight, size = weight.unflatten(0, (groups, -1)), weight.shape[2:]
+    if transposed: weight, padding = weight.transpose(1, 2).flip(3, 4), [s - 1 - p for s, p in zip(size, padding)]
+    seen, (n, h, w) = rows(x, size, padding, groups)
+    out = multiply(seen, weight.permute(0, 3, 4, 2, 1).flatten(1, 3))
+    return out.view(groups, n, h, w, -1).permute(1, 0, 4, 2, 3).reshape(n, -1, h, w).contiguous()
+
+# %% ../nbs/03_speed.ipynb #88dcdfad
+def as_product(x, weight, bias, stride, padding, dilation, transposed, rest, groups) -> Tensor:
+    "A small convolution as a matrix product"
+    if not _plain(x, weight, stride, dilation): return NotImplemented
+    out = product(x, weight, padding, groups, transposed)
+    return out if bias is None else out + bias[:, None, None]
+
+# %% ../nbs/03_speed.ipynb #9488db2f
+def gradient_as_product(g, x, weight, bias_sizes, stride, padding, dilation, transposed, rest, groups, wanted) -> tuple:
+    "The gradient of a small convolution by x or by weight, likewise"
+    if transposed or sum(wanted) > 1 or wanted[2] or not _plain(x, weight, stride, dilation): return NotImplemented
+    if wanted[0]: return product(g, weight, padding, groups, transposed=True), None, None
+    seen, _ = rows(x, weight.shape[2:], padding, groups)
+    by_place = g.unflatten(1, (groups, -1)).permute(1, 2, 0, 3, 4).reshape(groups, -1, seen.shape[1])
+    out = multiply(by_place, seen).unflatten(2, (*weight.shape[2:], -1)).permute(0, 1, 4, 2, 3)
+    return None, out.reshape(weight.shape).contiguous(), None
+
+# %% ../nbs/03_speed.ipynb #92c226f0
+def _side_by_side(tensors: tuple[Tensor, ...], groups: int) -> list[Tensor] | None:
+    "The arrays of a convolution on a CPU with the channels of a pixel side by side, if they are not all so"
+    if tensors[0].device.type != "cpu" or tensors[0].ndim != 4 or groups > 1: return None
+    turned = [t.contiguous(memory_format=torch.channels_last) for t in tensors]
+    return None if all(a is b for a, b in zip(turned, tensors)) else turned
+
+# %% ../nbs/03_speed.ipynb #aee9b6e8
+def channels_last(x, weight, bias, *options) -> Tensor:
+    "A convolution, told how its arrays are to lie"
+    turned = _side_by_side((x, weight), options[-1])
+    return aten.convolution(*turned, bias, *options) if turned else NotImplemented
+
+def channels_last_gradient(g, x, weight, bias_sizes, *options) -> tuple:
+    "Its gradients, likewise"
+    turned = _side_by_side((g, x, weight), options[-2])
+    return aten.convolution_backward(*turned, bias_sizes, *options) if turned else NotImplemented
 
 # %% ../nbs/03_speed.ipynb #9a087a6d
+def first_of(*rules: Callable) -> Callable:
+    "The first of several rules that has something to say"
+    def rule(*args): return next((out for r in rules if (out := r(*args)) is not NotImplemented), NotImplemented)
+    return rule
+
+# %% ../nbs/03_speed.ipynb #8a16e9b4
 REWRITTEN = {aten.avg_pool2d.default: pool, aten.avg_pool2d_backward.default: pool_backward,
-             aten.convolution_backward.default: separate_gradients, aten.convolution.default: as_weight_gradient}
+             aten.convolution.default: first_of(as_weight_gradient, as_product, channels_last),
+             aten.convolution_backward.default: first_of(separate_gradients, gradient_as_product, channels_last_gradient)}
 
 # %% ../nbs/03_speed.ipynb #0f579f5b
 def recorded(f: Callable, tensors: tuple[Tensor, ...]) -> GraphModule:
