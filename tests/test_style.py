@@ -2,7 +2,7 @@
 
 Counted is what a reader sees. Blank lines and directives (`#| export`) are no lines; a cell of nothing but directives is no cell. Tests
 that the pages leave out (`#| hide`) have lines, for whoever opens the notebook, but do not make a chapter longer.
-The exercises are not counted: they are generated, and their cells are there to be filled."""
+The exercises are shorter, and their cells somewhat longer: a function to be filled in shows its whole signature."""
 import json
 import math
 from pathlib import Path
@@ -39,6 +39,13 @@ def test_size(path):
     assert ninth <= NINE_IN_TEN, f"a tenth of the code cells have {ninth} lines or more: split them, or grow what they define in versions"
     assert lines[-1] <= LONGEST, f"a code cell has {lines[-1]} lines: make a function of a part, and show it at work"
     assert (0 if path.name in PAGES else FEWEST) <= cells <= MOST, f"{cells} cells"
+
+
+@pytest.mark.parametrize("path", sorted(NBS.glob("exercises/*.ipynb")), ids=lambda p: p.stem)
+def test_size_of_an_exercise(path):
+    lines, cells = sizes(path)
+    assert median(lines) <= 10 and lines[-1] <= 12, f"code cells of {lines} lines"
+    assert 8 <= cells <= 20, f"{cells} cells"
 
 
 def test_the_count(tmp_path):
