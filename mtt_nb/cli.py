@@ -43,12 +43,13 @@ from .table import Budget, Plan, Row, as_markdown, run_table
 
 # %% auto #0
 __all__ = ['app', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream', 'Device', 'Compile', 'Tf32', 'Seed', 'StopAfter',
-           'PresetName', 'Nets', 'EvalEpochs', 'Model', 'Width', 'Depth', 'Number', 'Epochs', 'ExpertLr', 'BatchSize',
-           'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch',
-           'LrImg', 'LrLr', 'LrTeacher', 'BatchSyn', 'PixInit', 'Optimizer', 'Segments', 'EvalEvery', 'Experts',
-           'QUICK', 'pick_device', 'given', 'adapted', 'deadline', 'record', 'learn', 'conclude', 'main', 'announce',
-           'experts', 'own_experts', 'distill', 'demo', 'fill', 'table', 'reproduce', 'write_accuracies', 'evaluate',
-           'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
+           'PresetName', 'Nets', 'EvalEpochs', 'FullData', 'Model', 'Width', 'Depth', 'Number', 'Epochs', 'ExpertLr',
+           'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps', 'ExpertEpochs',
+           'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit', 'Optimizer', 'Segments',
+           'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline', 'record', 'learn',
+           'conclude', 'main', 'announce', 'experts', 'own_experts', 'distill', 'demo', 'fill', 'table', 'reproduce',
+           'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab',
+           'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -111,17 +112,19 @@ def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, 
     return synthetic
 
 # %% ../nbs/42_cli.ipynb #14bdb09e
-def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Protocol, lr: float, experts: int | None) -> None:
+def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Protocol, lr: float, experts: int | None,
+             full_data=True) -> None:
     "The test with a progress bar, and the report"
     with tqdm(desc="test", unit="set", dynamic_ncols=True, disable=ranks().rank > 0) as bar:
         def next_set(name): bar.update(); bar.set_postfix_str(name)
-        results = judge(synthetic, data, out, protocol, lr=lr, progress=next_set, ranks=ranks())
+        beside = ("random", "full data") if full_data else ("random",)
+        results = judge(synthetic, data, out, protocol, lr=lr, beside=beside, progress=next_set, ranks=ranks())
     if ranks().rank: return
     rows = comparison(synthetic, results, JsonLines.read(out / "log.jsonl"))
-    beside = comparison_text(rows, departures(synthetic, experts) if experts else "")
-    report = write_report(synthetic, data, results, out, protocol, beside)
+    there = comparison_text(rows, departures(synthetic, experts) if experts else "")
+    report = write_report(synthetic, data, results, out, protocol, there)
     for name, e in results.items(): print(f"{name:>10}: test accuracy {e.mean:.3f} ± {e.std:.3f} ({len(e.accuracies)} networks)")
-    if rows: print(f"\n{beside}\n")
+    if rows: print(f"\n{there}\n")
     print(f"pictures and report: {report}")
 
 # %% ../nbs/42_cli.ipynb #aaef67dd
@@ -165,6 +168,7 @@ StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the
 PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to start from, as digits-ipc1.")]
 Nets = Annotated[int | None, typer.Option(help="Networks trained for a reported accuracy.")]
 EvalEpochs = Annotated[int | None, typer.Option(help="Epochs of their training.")]
+FullData = Annotated[bool, typer.Option("--full-data/--no-full-data", help="Train on all real images too, to compare.")]
 
 # %% ../nbs/42_cli.ipynb #fe096e70
 def announce(device: str, data: ImageData) -> None:
@@ -219,6 +223,7 @@ MaxStartEpoch = Annotated[int | None, typer.Option(help="T+: starts are drawn be
 LrImg = Annotated[float | None, typer.Option(help="Step size of the images.")]
 LrLr = Annotated[float | None, typer.Option(help="Step size of the student's learning rate.")]
 LrTeacher = Annotated[float | None, typer.Option(help="The student's learning rate at first.")]
+BatchReal = Annotated[int | None, typer.Option(help="Real images in a meta-step, of each class in some methods.")]
 BatchSyn = Annotated[int | None, typer.Option(help="Synthetic images in a student step.")]
 PixInit = Annotated[str | None, typer.Option(help="What the images begin as: real or noise.")]
 Optimizer = Annotated[str | None, typer.Option(help="Of the images: sgd or adam.")]
@@ -241,11 +246,12 @@ def distill(
     preset: PresetName = None, root: Root = None, experts: Experts = None, iterations: Iterations = None,
     syn_steps: SynSteps = None, expert_epochs: ExpertEpochs = None, max_start_epoch: MaxStartEpoch = None,
     lr_img: LrImg = None, lr_lr: LrLr = None, lr_teacher: LrTeacher = None, batch_syn: BatchSyn = None,
-    pix_init: PixInit = None, optimizer: Optimizer = None, segments_per_step: Segments = None, compile: Compile = None,
-    tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None,
+    batch_real: BatchReal = None, pix_init: PixInit = None, optimizer: Optimizer = None, segments_per_step: Segments = None,
+    compile: Compile = None, tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None,
     eval_every: EvalEvery = None, nets: Nets = None, eval_epochs: EvalEpochs = None,
     test_too: Annotated[bool, typer.Option(help="Test at every validation: for the paper's maximum, chooses nothing.")] = False,
-    seed: Seed = 0, out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
+    full_data: FullData = True, seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
     stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
@@ -256,8 +262,8 @@ def distill(
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
-        pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32, compile=compile,
-        memory="constant" if compile else None)
+        batch_real=batch_real, pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
+        compile=compile, memory="constant" if compile else None)
     buffer = ExpertBuffer(experts) if experts else None
     options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size)
     images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
@@ -270,7 +276,7 @@ def distill(
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
     make = partial(way.make, config, images, learner)
     synthetic = select(make, out) if method in SELECTIONS else learn(make(), images, out, protocol, until)
-    conclude(synthetic, images, out, protocol, config.lr_teacher, buffer and len(buffer))
+    conclude(synthetic, images, out, protocol, config.lr_teacher, buffer and len(buffer), full_data)
 
 # %% ../nbs/42_cli.ipynb #7de9db21
 @app.command()
@@ -285,13 +291,13 @@ def demo(
     print(f"{time.perf_counter() - began:.0f} s in all")
 
 # %% ../nbs/42_cli.ipynb #4456694b
-def fill(plan: Plan, sizes: tuple[int, ...], names: tuple[str, ...], seeds: int) -> list[Row]:
+def fill(plan: Plan, sizes: tuple[int, ...], names: tuple[str, ...], seeds: int, full_data: bool) -> list[Row]:
     "`run_table` with a progress bar"
     with tqdm(total=len(sizes) * len(names) * seeds, desc="table", unit="cell", dynamic_ncols=True) as bar:
         def show(cell, what):
             bar.set_postfix_str(f"{cell.method}, {cell.ipc} per class, seed {cell.seed}: {what}", refresh=False)
             bar.update(what == "done")
-        return run_table(plan, sizes, names, seeds, show)
+        return run_table(plan, sizes, names, seeds, show, full_data)
 
 # %% ../nbs/42_cli.ipynb #d4e7e520
 @app.command()
@@ -302,8 +308,8 @@ def table(
     seconds: Annotated[float | None, typer.Option(help="Of steps, for each method that learns; by default 20.")] = None,
     steps: Annotated[int | None, typer.Option(help="For each method that learns, in place of seconds.")] = None,
     seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 1, nets: Nets = 5, epochs: EvalEpochs = None,
-    root: Root = None, zca: Zca = None, limit: Limit = None, compile: Compile = None, device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder; what it holds is kept, and the rest is run.")] = None,
+    full_data: FullData = True, root: Root = None, zca: Zca = None, limit: Limit = None, compile: Compile = None,
+    device: Device = "auto", out: Annotated[Path | None, typer.Option(help="Folder; what is there is kept.")] = None,
 ):
     "All methods on one data set under one budget, beside the published numbers; goes on where it was stopped."
     sizes, names, where = tuple(ipc or [1]), tuple(methods or [*SELECTIONS, *METHODS]), pick_device(device)
@@ -312,7 +318,7 @@ def table(
     announce(where, images)
     budget = Budget(steps, 20.0 if seconds is None and steps is None else seconds)
     plan = Plan(images, out or Path("runs") / f"table-{data}", budget, nets, epochs, bool(compile))
-    rows = fill(plan, sizes, names, seeds)
+    rows = fill(plan, sizes, names, seeds, full_data)
     print(f"\n{as_markdown(rows)}\n\ntable, CSV and picture: {plan.out}")
 
 # %% ../nbs/42_cli.ipynb #3b9b5d4d

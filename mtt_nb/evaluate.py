@@ -13,7 +13,7 @@ from torch import Tensor
 from .augment import DSA
 from .data import ImageData, seeded
 from .distiller import ALONE
-from .models import FlatModel, build, ensemble_logits, training_loss
+from .models import FlatModel, build, ensemble_logits, forward_blocks, training_loss
 from .speed import fast, tf32
 from .synthetic import SyntheticSet, describe, require_same_data
 
@@ -28,14 +28,11 @@ def accuracies(
     thetas: Tensor,  # [K,P]
     x: Tensor,  # [n,C,H,W]
     y: Tensor,  # int64 [n]
-    batch_size: int | None = None,  # by default as many images as have 2^18 pixels: 4,096 of 8x8, 16 of 128x128
 ) -> Tensor:  # [K]
     "Share of the images that each of K networks classifies correctly"
     if not len(thetas): return torch.zeros(0, device=x.device)
-    batch_size = batch_size or max(1, 2**18 // x.shape[2:].numel())
-    hits = sum((ensemble_logits(model, thetas, xb.expand(len(thetas), *xb.shape)).argmax(-1) == yb).sum(1)
-               for xb, yb in zip(x.split(batch_size), y.split(batch_size), strict=True))
-    return hits / len(x)
+    def logits(block): return ensemble_logits(model, thetas, block.expand(len(thetas), *block.shape))
+    return (torch.cat([logits(block).argmax(-1) for block in forward_blocks(x)], 1) == y).float().mean(1)
 
 # %% ../nbs/08_evaluate.ipynb #d54d237b
 def momentum_step(model, theta: Tensor, velocity: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from . import __version__
 from .augment import DSA
 from .data import ImageData, seeded
-from .models import FlatModel, build, training_loss
+from .models import FlatModel, build, forward_blocks, training_loss
 from .speed import fast, tf32
 
 # %% auto #0
@@ -73,10 +73,10 @@ def train_epoch(
 
 # %% ../nbs/04_experts.ipynb #314beb9d
 @torch.no_grad()
-def accuracy(model: FlatModel, theta: Tensor, x: Tensor, y: Tensor, batch_size=1000) -> float:
+def accuracy(model: FlatModel, theta: Tensor, x: Tensor, y: Tensor) -> float:
     "Share of images classified correctly, 0 to 1"
-    hits = sum((model(theta, xb).argmax(1) == yb).sum() for xb, yb in zip(x.split(batch_size), y.split(batch_size)))
-    return float(hits) / len(x)
+    guesses = torch.cat([model(theta, block).argmax(1) for block in forward_blocks(x)])
+    return (guesses == y).sum().item() / len(x)
 
 # %% ../nbs/04_experts.ipynb #3de95bb4
 class Epoch(NamedTuple):

@@ -12,11 +12,11 @@ from torch.func import functional_call
 from .data import ImageData
 from .experts import accuracy
 from .gradients import ClassBatches, PairConfig, Pairs
-from .models import FlatModel
+from .models import FlatModel, forward_blocks
 from .settings import require, require_positive
 
 # %% auto #0
-__all__ = ['features', 'class_means', 'DMConfig', 'DM', 'alignment', 'discrimination', 'CAFEConfig', 'CAFE']
+__all__ = ['features', 'real_features', 'class_means', 'DMConfig', 'DM', 'alignment', 'discrimination', 'CAFEConfig', 'CAFE']
 
 # %% ../nbs/23_features.ipynb #8e329ef2
 def features(
@@ -36,6 +36,12 @@ def features(
         x = functional_call(layer, own, (x,))
     return out
 
+# %% ../nbs/23_features.ipynb #71fb21f5
+@torch.no_grad()
+def real_features(model: FlatModel, theta: Tensor, x: Tensor, layers=slice(None)) -> list[Tensor]:
+    "`features` of many images, without gradient; of these layers alone"
+    return [torch.cat(layer) for layer in zip(*(features(model, theta, block)[layers] for block in forward_blocks(x)))]
+
 # %% ../nbs/23_features.ipynb #7f897e8a
 def class_means(f: Tensor, n_classes: int) -> Tensor:
     "Means [K,D] of features [K*B,D] that come class by class"
@@ -54,8 +60,9 @@ class DM(Pairs):
     def loss(self, images: Tensor) -> Tensor:
         "Squared distance between the mean last features of each class, in a fresh network"
         theta, k = self.model.init(self.generator), len(self.classes)
-        real, synthetic = (class_means(features(self.model, theta, x.flatten(0, 1))[-1], k) for x in self.pairs(images))
-        return (real - synthetic).square().sum()
+        real, synthetic = (x.flatten(0, 1) for x in self.pairs(images))
+        wanted, = real_features(self.model, theta, real, slice(-1, None))
+        return (class_means(wanted, k) - class_means(features(self.model, theta, synthetic)[-1], k)).square().sum()
 
 # %% ../nbs/23_features.ipynb #eb92df67
 def alignment(
@@ -132,6 +139,6 @@ class CAFE(_Watched):
 
     def loss(self, images: Tensor) -> Tensor:
         "The distance of mean features in all layers, and how badly the last ones tell the real images apart"
-        k = len(self.classes)
-        real, synthetic = (features(self.model, self.theta, x.flatten(0, 1)) for x in self.pairs(images))
+        k, (real, synthetic) = len(self.classes), (x.flatten(0, 1) for x in self.pairs(images))
+        real, synthetic = real_features(self.model, self.theta, real), features(self.model, self.theta, synthetic)
         return alignment(real, synthetic, k) + self.config.discrimination * discrimination(real[-1], synthetic[-1], k)

@@ -103,10 +103,11 @@ class DC(Pairs):
     def loss(self, images: Tensor) -> Tensor:
         "The distance between the gradients of real and synthetic batches, summed over the classes"
         real, synthetic = self.pairs(images)
-        thetas = self.theta.expand(len(self.classes), -1).clone().requires_grad_()
-        def gradients(x, differentiable):
-            return gradient(self.model, thetas, x, self.classes[:, None].expand(x.shape[:2]), differentiable)
-        return row_cosine_distance(self.model, gradients(synthetic, True), gradients(real, False)).sum()
+        theta, y = self.theta.clone().requires_grad_(), self.classes[:, None]
+        wanted = torch.stack([gradient(self.model, theta, x, k.expand(len(x))) for x, k in zip(real, y, strict=True)])
+        thetas = theta.expand(len(y), -1)
+        pulls = gradient(self.model, thetas, synthetic, y.expand(synthetic.shape[:2]), create_graph=True)
+        return row_cosine_distance(self.model, pulls, wanted).sum()
 
     def after_step(self) -> None:
         "Train the network on the images, or begin with the next one"

@@ -41,7 +41,8 @@ def _presets(config: Callable, papers: Callable | dict, digits: Callable | dict,
         common = dict(ipc=ipc, lr_teacher=max(0.01, p.config.lr_teacher), augment=p.config.augment if augmented else "none")
         own = digits if data == "digits" else papers
         c = config(**common | (own(ipc) if callable(own) else own))
-        if p.limit and isinstance(c, PairConfig): c = replace(c, batch_real=32)  # small presets are for a CPU
+        for kind, batch_real in {PairConfig: 32, DDConfig: 256, LDConfig: 256}.items():
+            if p.limit and isinstance(c, kind): c = replace(c, batch_real=batch_real)  # small presets are for a CPU
         looks = dict(eval_every=max(1, c.iterations // 4)) if isinstance(c, Config) else {}
         source = "search on validation images" if data == "digits" else "the method's paper; network and evaluation as for mtt"
         made[data, ipc] = Preset(p.network, {}, c, p.evaluation | looks, source=source, limit=p.limit)

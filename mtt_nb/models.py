@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+from .data import blocks
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
-           'build', 'FlatModel', 'better_together', 'ensemble_logits', 'training_loss']
+           'build', 'FlatModel', 'better_together', 'ensemble_logits', 'training_loss', 'forward_blocks']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -236,3 +237,8 @@ def training_loss(
     logits = ensemble_logits(model, theta, x)
     if theta.ndim == 1: return F.cross_entropy(logits, y)
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1), reduction="none").view(logits.shape[:2]).mean(1)
+
+# %% ../nbs/03_models.ipynb #da45fd4a
+def forward_blocks(x: Tensor) -> tuple[Tensor, ...]:
+    "Images [n,C,H,W] in blocks for passes without gradient: on a CPU so few that what the layers make of them stays in its cache"
+    return blocks(x, 2**16 if x.device.type == "cpu" else 2**20)

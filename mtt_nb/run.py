@@ -266,7 +266,7 @@ REPORT = """# {data}: {n} images by {method}
 {accuracies}
 {beside}
 Mean ± standard deviation over {nets} networks that differ in their seed. {chosen}
-Small sets: {epochs} epochs; full data: {full_epochs} epochs; batches of at most {batch_size}. The random selection has the same
+Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random selection has the same
 size, labels and augmentation{lr}.
 
 ![Accuracies](accuracies.png)
@@ -317,7 +317,7 @@ def write_report(
                 "learning rate to train with": f"{synthetic.lr:.5g}"}
     text = REPORT.format(
         n=len(synthetic), data=meta["data"], method=meta["method"], **asdict(protocol), **course(log, protocol),
-        beside=beside and f"\n{beside}\n",
+        beside=beside and f"\n{beside}\n", full=f" full data: {protocol.full_epochs} epochs;" if "full data" in results else "",
         accuracies=markdown_table(accuracy_rows(synthetic, data, results)),
         settings=markdown_table([("setting", "value"), *settings.items()]),
         where=markdown_table([("what", "which"), *made_with(data.device).items()]))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
-from .models import FlatModel, build
+from .models import FlatModel, build, forward_blocks
 from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, the third of them
 
 # %% auto #0
@@ -41,12 +41,12 @@ class Watching:
     lr: float = 0.05
     batch_size: int = 64
 
-def penultimate(model: FlatModel, theta: Tensor, x: Tensor, batch_size=1000) -> Tensor:
+def penultimate(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
     "The input of the last layer [n,D]"
     if not isinstance(model.module, nn.Sequential):
         raise ValueError(f"{model}: features need layers in a row, an nn.Sequential such as convnet, mlp or lenet")
     head = FlatModel(model.module[:-1])
-    with torch.no_grad(): return torch.cat([head(theta[: head.n_params], xb).flatten(1) for xb in x.split(batch_size)])
+    with torch.no_grad(): return torch.cat([head(theta[: head.n_params], xb).flatten(1) for xb in forward_blocks(x)])
 
 # %% ../nbs/20_selection.ipynb #e9a29df6
 def per_class(data: ImageData, ipc: int, choose) -> Tensor:

@@ -301,6 +301,7 @@ def run_table(
     methods: Iterable[str] = (),  # by default all, the selections first
     seeds=1,  # how many: 0, 1, ...
     say: Say = lambda *_: None,
+    full_data=True,  # the line of all real images too
 ) -> list[Row]:
     "Run all cells, or what is left of them, and write the table"
     methods, file = tuple(dict.fromkeys(methods)) or (*SELECTIONS, *METHODS), Path(plan.out) / "settings.json"
@@ -312,6 +313,6 @@ def run_table(
     except ValueError as e: raise ValueError(f"{plan.out} holds another table: {e}") from None
     write_whole(file, plan.settings())
     rows = [row(plan, own, [run_cell(plan, cell, say) for cell in own]) for own in cells]
-    rows.append(full_row(plan, Cell("random", cells[0][0].ipc)))
+    if full_data: rows.append(full_row(plan, Cell("random", cells[0][0].ipc)))
     write_table(plan, rows)
     return rows

@@ -185,12 +185,15 @@ def test_the_demo_reaches_its_mark(tmp_path):
 
 
 def test_distill_by_another_method(tmp_path):
-    short = ["distill", "--method", "dm", "--eval-every", "2", "--nets", "2", "--eval-epochs", "2", "--device", "cpu", "--out", "run"]
+    short = ["distill", "--method", "dm", "--batch-real", "8", "--eval-every", "2", "--nets", "2", "--eval-epochs", "2",
+             "--no-full-data", "--device", "cpu", "--out", "run"]
     done = run(*short, "--iterations", "4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     made = SyntheticSet.load(tmp_path / "run" / "distilled.safetensors")
     assert made.meta["method"] == "dm" and made.meta["network"]["name"] == "convnet" and not (tmp_path / "run" / "experts").exists()
-    assert "10 images by dm" in (tmp_path / "run" / "report.md").read_text()
+    assert made.meta["config"]["batch_real"] == 8
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "10 images by dm" in report and "random" in report and "full data" not in report
     assert run(*short, "--iterations", "6", cwd=tmp_path).returncode == 0  # goes on
     assert JsonLines.read(tmp_path / "run" / "log.jsonl")[-1]["step"] == 6
     refused(run(*short, "--syn-steps", "3", cwd=tmp_path), "dm", "syn_steps")

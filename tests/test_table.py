@@ -75,6 +75,8 @@ def test_seeds_give_a_second_spread(folder):
     a, b = (sum(m) / 2 for m in means)
     assert math.isclose(rows[1].mean, (a + b) / 2) and math.isclose(rows[1].seeds_std, abs(a - b) / math.sqrt(2), abs_tol=1e-6)
     assert "between seeds" in (folder / "seeds/table.md").read_text()
+    assert run(*args, "--no-full-data", cwd=folder).returncode == 0  # again, and without its last line
+    assert read_rows(folder / "seeds/table.json") == rows[:-1]
 
 
 def test_bad_input_is_one_line(folder):
