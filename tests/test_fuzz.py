@@ -117,14 +117,19 @@ def replaced(x, path, value, drop):
     return x
 
 
+def whole(place, kind):
+    "The file as it was at first, and what is in it"
+    file, _, good, _ = place[kind]
+    file.write_bytes(good)
+    return file, *load_tensors(file, kind)
+
+
 @every_kind
 @FUZZ
 @given(data=st.data())
 def test_a_header_written_to_mislead(place, kind, data):
     "Checksums are right, and an entry is not: read as it stands where it is of no consequence, else refused; nothing else is raised"
-    file, _, good, _ = place[kind]
-    file.write_bytes(good)
-    tensors, meta = load_tensors(file, kind)
+    file, tensors, meta = whole(place, kind)
     path = data.draw(st.sampled_from([p for p in nodes(meta) if p and p[0] not in ("kind", "version")]))
     meta = replaced(meta, path, data.draw(LEAVES), data.draw(st.booleans()))
     save_tensors(file, kind, tensors, meta)
@@ -136,9 +141,7 @@ def test_a_header_written_to_mislead(place, kind, data):
 @given(data=st.data())
 def test_tensors_written_to_mislead(place, kind, data):
     "Of another shape or type, or left out"
-    file, _, good, _ = place[kind]
-    file.write_bytes(good)
-    tensors, meta = load_tensors(file, kind)
+    file, tensors, meta = whole(place, kind)
     name = data.draw(st.sampled_from(sorted(tensors)))
     shape, dtype = data.draw(st.lists(st.integers(0, 5), max_size=5)), data.draw(st.sampled_from([torch.float32, torch.int64, torch.uint8, torch.bool, torch.bfloat16]))
     new = data.draw(st.sampled_from([torch.zeros(shape, dtype=dtype), tensors[name].to(dtype), tensors[name][None], None]))
