@@ -16,7 +16,7 @@ from .models import FlatModel, forward_blocks
 from .settings import require, require_positive
 
 # %% auto #0
-__all__ = ['features', 'real_features', 'class_means', 'DMConfig', 'DM', 'alignment', 'discrimination', 'CAFEConfig', 'CAFE']
+__all__ = ['features', 'class_means', 'real_features', 'DMConfig', 'DM', 'alignment', 'discrimination', 'CAFEConfig', 'CAFE']
 
 # %% ../nbs/23_features.ipynb #8e329ef2
 def features(
@@ -24,28 +24,39 @@ def features(
     theta: Tensor,  # [P]
     x: Tensor,  # [n,C,H,W]
 ) -> list[Tensor]:  # each [n,D]
-    "What goes into every convolution and linear layer but the first, flattened: the features that the network has made so far"
+    "What every activation puts out, and what goes into the last layer, flattened: the features that a network makes on its way"
     if not isinstance(model.module, nn.Sequential):
         raise ValueError(f"{model}: features need layers in a row, an nn.Sequential such as convnet, mlp or lenet")
-    theta, out, first = model.unflatten(theta), [], True
-    for name, layer in model.module.named_children():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            if not first: out.append(x.flatten(1))
-            first = False
+    theta, out, layers = model.unflatten(theta), [], list(model.module.named_children())
+    for name, layer in layers[:-1]:
         own = {k.removeprefix(f"{name}."): p for k, p in theta.items() if k.startswith(f"{name}.")}
         x = functional_call(layer, own, (x,))
-    return out
-
-# %% ../nbs/23_features.ipynb #71fb21f5
-@torch.no_grad()
-def real_features(model: FlatModel, theta: Tensor, x: Tensor, layers=slice(None)) -> list[Tensor]:
-    "`features` of many images, without gradient; of these layers alone"
-    return [torch.cat(layer) for layer in zip(*(features(model, theta, block)[layers] for block in forward_blocks(x)))]
+        if type(layer).__module__ == nn.ReLU.__module__: out.append(x.flatten(1))
+    return out + [x.flatten(1)]
 
 # %% ../nbs/23_features.ipynb #7f897e8a
 def class_means(f: Tensor, n_classes: int) -> Tensor:
     "Means [K,D] of features [K*B,D] that come class by class"
     return f.view(n_classes, -1, f.shape[1]).mean(1)
+
+# %% ../nbs/23_features.ipynb #f7bfea31
+@torch.no_grad()
+def real_features(
+    model: FlatModel,
+    theta: Tensor,  # [P]
+    x: Tensor,  # [K*B,C,H,W], class by class
+    n_classes: int,
+    layers=slice(None),  # of these layers
+) -> tuple[list[Tensor], Tensor]:  # their means [K,D], and the last features [K*B,D]
+    "`features` of many images, without gradient, and no more at a time than fits a cache"
+    share = torch.eye(n_classes, device=x.device, dtype=x.dtype).repeat_interleave(len(x) // n_classes, 0) * (n_classes / len(x))
+    images, means, last = forward_blocks(x), [], []
+    for block, part in zip(images, share.split(len(images[0])), strict=True):
+        made = features(model, theta, block)
+        sums = [part.T @ f for f in made[layers]]
+        means = [m + s for m, s in zip(means, sums, strict=True)] if means else sums
+        last.append(made[-1])
+    return means, torch.cat(last)
 
 # %% ../nbs/23_features.ipynb #32ab79bb
 @dataclass(frozen=True)
@@ -61,29 +72,26 @@ class DM(Pairs):
         "Squared distance between the mean last features of each class, in a fresh network"
         theta, k = self.model.init(self.generator), len(self.classes)
         real, synthetic = (x.flatten(0, 1) for x in self.pairs(images))
-        wanted, = real_features(self.model, theta, real, slice(-1, None))
-        return (class_means(wanted, k) - class_means(features(self.model, theta, synthetic)[-1], k)).square().sum()
+        (wanted,), _ = real_features(self.model, theta, real, k, slice(-1, None))
+        return (wanted - class_means(features(self.model, theta, synthetic)[-1], k)).square().sum()
 
 # %% ../nbs/23_features.ipynb #eb92df67
 def alignment(
-    real: list[Tensor],  # features of every layer [K*B,D], class by class
+    real: list[Tensor],  # mean features of every layer [K,D]
     synthetic: list[Tensor],
-    n_classes: int,
 ) -> Tensor:
-    "Squared distances between the mean features of each class, summed over classes and layers (CAFE, first loss)"
-    pairs = zip(real, synthetic, strict=True)
-    return sum((class_means(r, n_classes) - class_means(s, n_classes)).square().sum() for r, s in pairs)
+    "Weighted squared distances between the mean features of each class, summed over classes and layers (CAFE, first loss)"
+    weights = ([0.1] * len(real) + [1.0, 2.0])[-len(real):]  # as in the authors' code
+    return sum(w * (r - s).square().sum() for w, r, s in zip(weights, real, synthetic, strict=True))
 
 # %% ../nbs/23_features.ipynb #0686e6b5
 def discrimination(
     real: Tensor,  # last features [K*B,D], class by class
-    synthetic: Tensor,
-    n_classes: int,
+    means: Tensor,  # mean last features of the synthetic images [K,D]
 ) -> Tensor:
     "How badly the synthetic means tell real images apart: the cross-entropy of their inner products (CAFE, second loss)"
-    logits = real @ class_means(synthetic, n_classes).T
-    classes = torch.arange(n_classes, device=real.device).repeat_interleave(len(real) // n_classes)
-    return F.cross_entropy(logits, classes, reduction="sum")
+    classes = torch.arange(len(means), device=real.device).repeat_interleave(len(real) // len(means))
+    return F.cross_entropy(real @ means.T, classes, reduction="sum")
 
 # %% ../nbs/23_features.ipynb #78f5878f
 @dataclass(frozen=True)
@@ -92,14 +100,13 @@ class CAFEConfig(PairConfig):
     lr_img: float = 0.1
     augment: str = "none"
     discrimination: float = 0.01  # weight of the second loss
-    query: int = 128  # real images of each class on which a network in training is watched
     inner_change: float = 0.03  # it trains until this accuracy has changed by so much
     inner_epochs: int = 10  # and at most so many epochs
     outer_change: float = 0.04  # a new network begins when the accuracy has stayed within so much
     outer_steps: int = 10  # over so many steps
     def __post_init__(self):
         super().__post_init__()
-        require_positive(self, "query", "inner_change", "inner_epochs", "outer_change", "outer_steps")
+        require_positive(self, "inner_change", "inner_epochs", "outer_change", "outer_steps")
         require(self.discrimination >= 0, "discrimination", self.discrimination, "at least 0")
 
 # %% ../nbs/23_features.ipynb #f35fd3a5
@@ -108,7 +115,7 @@ class _Watched(Pairs):
     carries = ("theta", "window")
     def __init__(self, config: CAFEConfig, data: ImageData, model: FlatModel):
         super().__init__(config, data, model)
-        self.asked = ClassBatches(data.y_train, data.n_classes, config.query)(self.generator).flatten()
+        self.asked = ClassBatches(data.y_train, data.n_classes, (config.batch_real + 1) // 2)(self.generator).flatten()
         self.renew()
 
     def renew(self) -> None:
@@ -122,9 +129,10 @@ class _Watched(Pairs):
 
     def after_step(self) -> None:
         "Train the network until its accuracy has moved; a new one where it has settled"
-        c, before = self.config, self.query()
-        for _ in range(c.inner_epochs):
-            self.theta = self.trained(self.theta, 1)
+        c, before, done = self.config, self.window[-1] if len(self.window) else self.query(), 0
+        while done < c.inner_epochs:
+            more = min(max(done, 1), c.inner_epochs - done)
+            self.theta, done = self.trained(self.theta, more), done + more
             now = self.query()
             if (now - before).abs() > c.inner_change: break
         self.window = torch.cat([self.window, now[None]])[-c.outer_steps:]
@@ -140,5 +148,6 @@ class CAFE(_Watched):
     def loss(self, images: Tensor) -> Tensor:
         "The distance of mean features in all layers, and how badly the last ones tell the real images apart"
         k, (real, synthetic) = len(self.classes), (x.flatten(0, 1) for x in self.pairs(images))
-        real, synthetic = real_features(self.model, self.theta, real), features(self.model, self.theta, synthetic)
-        return alignment(real, synthetic, k) + self.config.discrimination * discrimination(real[-1], synthetic[-1], k)
+        wanted, last = real_features(self.model, self.theta, real, k)
+        means = [class_means(f, k) for f in features(self.model, self.theta, synthetic)]
+        return alignment(wanted, means) + self.config.discrimination * discrimination(last, means[-1])
