@@ -8,19 +8,18 @@ import math
 from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from .data import ImageData, seeded
 from .distiller import Distiller
 from .evaluate import Evaluation, accuracies
 from .experts import sgd_step
-from .models import FlatModel, build, training_loss
+from .models import FlatModel, build, features, training_loss
 from .settings import Config, require, require_positive
 from .synthetic import SyntheticSet, require_same_data
 from .unroll import unroll
 
 # %% auto #0
-__all__ = ['DDConfig', 'real_batch', 'in_turns', 'DD', 'evaluate_steps', 'probabilities', 'LDConfig', 'LD', 'last_features',
+__all__ = ['DDConfig', 'real_batch', 'in_turns', 'DD', 'evaluate_steps', 'probabilities', 'LDConfig', 'LD', 'regressors',
            'solve_weights', 'LDRidge']
 
 # %% ../nbs/21_bilevel.ipynb #df0dae6c
@@ -185,12 +184,9 @@ class LD(Distiller):
         if len(self.losses) >= 2 * n and self.losses[-n:].mean() >= self.losses[-2 * n:-n].mean(): self.renew()
 
 # %% ../nbs/21_bilevel.ipynb #37d626f5
-def last_features(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
+def regressors(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
     "What goes into the last layer [n,D], and a column of ones [n,D+1]"
-    if not isinstance(model.module, nn.Sequential): raise ValueError(f"{model}: features need layers in a row, an nn.Sequential")
-    body = model.module[:-1]
-    params = {k: p for k, p in model.unflatten(theta).items() if k.rpartition(".")[0] in dict(body.named_modules())}
-    return F.pad(functional_call(body, params, (x,)), (0, 1), value=1.0)
+    return F.pad(features(model, theta, x)[-1], (0, 1), value=1.0)
 
 # %% ../nbs/21_bilevel.ipynb #fd33258c
 def solve_weights(phi: Tensor, y: Tensor, reg: float) -> Tensor:
@@ -205,21 +201,21 @@ class LDRidge(LD):
     def renew(self) -> None:
         "Begin with a new network, weights and scale"
         super().renew()
-        size, k = last_features(self.model, self.theta, self.images).shape[1], self.data.n_classes
+        size, k = regressors(self.model, self.theta, self.images).shape[1], self.data.n_classes
         self.weights = torch.zeros(size, k, device=self.data.device)
         self.scale = torch.full((), 10.0, device=self.data.device)  # a regression's outputs lie around 0 to 1
 
     def logits(self, labels: Tensor, x: Tensor) -> Tensor:
         "What the running weights say of x, those just solved from these labels among them"
-        phi, a = last_features(self.model, self.theta, self.images), self.config.blend
+        phi, a = regressors(self.model, self.theta, self.images), self.config.blend
         solved = solve_weights(phi, labels, self.config.reg)
         weights = (1 - a) * self.weights + a * solved
         self.weights = weights.detach()
-        return self.scale * last_features(self.model, self.theta, x) @ weights
+        return self.scale * regressors(self.model, self.theta, x) @ weights
 
     def train(self) -> None:
         "A step of the features and the scale on the base images"
         theta, scale = (t.detach().requires_grad_() for t in (self.theta, self.scale))
-        loss = F.cross_entropy(scale * last_features(self.model, theta, self.images) @ self.weights, self.labels)
+        loss = F.cross_entropy(scale * regressors(self.model, theta, self.images) @ self.weights, self.labels)
         grads = torch.autograd.grad(loss, (theta, scale))
         self.theta, self.scale = (t.detach() - self.config.lr_inner * g for t, g in zip((theta, scale), grads, strict=True))

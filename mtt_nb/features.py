@@ -7,56 +7,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from .data import ImageData
 from .experts import accuracy
 from .gradients import ClassBatches, PairConfig, Pairs
-from .models import FlatModel, forward_blocks
+from .models import FlatModel, features, forward_blocks, last_features
 from .settings import require, require_positive
 
 # %% auto #0
-__all__ = ['features', 'class_means', 'real_features', 'DMConfig', 'DM', 'alignment', 'discrimination', 'CAFEConfig', 'CAFE']
-
-# %% ../nbs/23_features.ipynb #8e329ef2
-def features(
-    model: FlatModel,
-    theta: Tensor,  # [P]
-    x: Tensor,  # [n,C,H,W]
-) -> list[Tensor]:  # each [n,D]
-    "What every activation puts out, and what goes into the last layer, flattened: the features that a network makes on its way"
-    if not isinstance(model.module, nn.Sequential):
-        raise ValueError(f"{model}: features need layers in a row, an nn.Sequential such as convnet, mlp or lenet")
-    theta, out, layers = model.unflatten(theta), [], list(model.module.named_children())
-    for name, layer in layers[:-1]:
-        own = {k.removeprefix(f"{name}."): p for k, p in theta.items() if k.startswith(f"{name}.")}
-        x = functional_call(layer, own, (x,))
-        if type(layer).__module__ == nn.ReLU.__module__: out.append(x.flatten(1))
-    return out + [x.flatten(1)]
+__all__ = ['class_means', 'DMConfig', 'DM', 'alignment', 'discrimination', 'real_features', 'CAFEConfig', 'CAFE']
 
 # %% ../nbs/23_features.ipynb #7f897e8a
 def class_means(f: Tensor, n_classes: int) -> Tensor:
     "Means [K,D] of features [K*B,D] that come class by class"
     return f.view(n_classes, -1, f.shape[1]).mean(1)
-
-# %% ../nbs/23_features.ipynb #f7bfea31
-@torch.no_grad()
-def real_features(
-    model: FlatModel,
-    theta: Tensor,  # [P]
-    x: Tensor,  # [K*B,C,H,W], class by class
-    n_classes: int,
-    layers=slice(None),  # of these layers
-) -> tuple[list[Tensor], Tensor]:  # their means [K,D], and the last features [K*B,D]
-    "`features` of many images, without gradient, and no more at a time than fits a cache"
-    share = torch.eye(n_classes, device=x.device, dtype=x.dtype).repeat_interleave(len(x) // n_classes, 0) * (n_classes / len(x))
-    images, means, last = forward_blocks(x), [], []
-    for block, part in zip(images, share.split(len(images[0])), strict=True):
-        made = features(model, theta, block)
-        sums = [part.T @ f for f in made[layers]]
-        means = [m + s for m, s in zip(means, sums, strict=True)] if means else sums
-        last.append(made[-1])
-    return means, torch.cat(last)
 
 # %% ../nbs/23_features.ipynb #32ab79bb
 @dataclass(frozen=True)
@@ -72,8 +36,8 @@ class DM(Pairs):
         "Squared distance between the mean last features of each class, in a fresh network"
         theta, k = self.model.init(self.generator), len(self.classes)
         real, synthetic = (x.flatten(0, 1) for x in self.pairs(images))
-        (wanted,), _ = real_features(self.model, theta, real, k, slice(-1, None))
-        return (wanted - class_means(features(self.model, theta, synthetic)[-1], k)).square().sum()
+        wanted, means = last_features(self.model, theta, real), features(self.model, theta, synthetic)[-1]
+        return (class_means(wanted, k) - class_means(means, k)).square().sum()
 
 # %% ../nbs/23_features.ipynb #eb92df67
 def alignment(
@@ -92,6 +56,25 @@ def discrimination(
     "How badly the synthetic means tell real images apart: the cross-entropy of their inner products (CAFE, second loss)"
     classes = torch.arange(len(means), device=real.device).repeat_interleave(len(real) // len(means))
     return F.cross_entropy(real @ means.T, classes, reduction="sum")
+
+# %% ../nbs/23_features.ipynb #d25d814f
+@torch.no_grad()
+def real_features(
+    model: FlatModel,
+    theta: Tensor,  # [P]
+    x: Tensor,  # [K*B,C,H,W], class by class
+    n_classes: int,
+) -> tuple[list[Tensor], Tensor]:  # the means of every layer [K,D], and the last features [K*B,D]
+    "Mean `features` of many images, without gradient, and no more of them at a time than fits a cache"
+    per_class = len(x) // n_classes
+    share = torch.eye(n_classes, device=x.device, dtype=x.dtype).repeat_interleave(per_class, 0) / per_class
+    images, means, last = forward_blocks(x), [], []
+    for block, part in zip(images, share.split(len(images[0])), strict=True):
+        made = features(model, theta, block)
+        sums = [part.T @ f for f in made]
+        means = [m + s for m, s in zip(means, sums, strict=True)] if means else sums
+        last.append(made[-1])
+    return means, torch.cat(last)
 
 # %% ../nbs/23_features.ipynb #78f5878f
 @dataclass(frozen=True)
@@ -129,11 +112,12 @@ class _Watched(Pairs):
 
     def after_step(self) -> None:
         "Train the network until its accuracy has moved; a new one where it has settled"
-        c, before, done = self.config, self.window[-1] if len(self.window) else self.query(), 0
+        c, done = self.config, 0
+        before = self.window[-1] if len(self.window) else self.query()
         while done < c.inner_epochs:
-            more = min(max(done, 1), c.inner_epochs - done)
-            self.theta, done = self.trained(self.theta, more), done + more
-            now = self.query()
+            more = min(max(done, 1), c.inner_epochs - done)  # as many epochs again
+            self.theta = self.trained(self.theta, more)
+            done, now = done + more, self.query()
             if (now - before).abs() > c.inner_change: break
         self.window = torch.cat([self.window, now[None]])[-c.outer_steps:]
         if len(self.window) == c.outer_steps and self.window.max() - self.window.min() < c.outer_change: self.renew()

@@ -19,7 +19,8 @@ from .data import blocks
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
-           'build', 'FlatModel', 'better_together', 'ensemble_logits', 'training_loss', 'forward_blocks']
+           'build', 'FlatModel', 'better_together', 'ensemble_logits', 'training_loss', 'forward_blocks', 'features',
+           'last_features']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -242,3 +243,24 @@ def training_loss(
 def forward_blocks(x: Tensor) -> tuple[Tensor, ...]:
     "Images [n,C,H,W] in blocks for passes without gradient: on a CPU so few that what the layers make of them stays in its cache"
     return blocks(x, 2**16 if x.device.type == "cpu" else 2**20)
+
+# %% ../nbs/03_models.ipynb #36a7505e
+def features(
+    model: FlatModel,
+    theta: Tensor,  # [P]
+    x: Tensor,  # [n,C,H,W]
+) -> list[Tensor]:  # each [n,D]
+    "What every activation puts out, and what goes into the last layer, flattened; ValueError unless the layers stand in a row"
+    if not isinstance(model.module, nn.Sequential):
+        raise ValueError(f"{model}: features need layers in a row, an nn.Sequential such as convnet, mlp or lenet")
+    theta, out = model.unflatten(theta), []
+    for name, layer in list(model.module.named_children())[:-1]:
+        own = {k.removeprefix(f"{name}."): p for k, p in theta.items() if k.startswith(f"{name}.")}
+        x = functional_call(layer, own, (x,))
+        if type(layer).__module__ == nn.ReLU.__module__: out.append(x.flatten(1))  # where PyTorch keeps its activations
+    return out + [x.flatten(1)]
+
+@torch.no_grad()
+def last_features(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
+    "What goes into the last layer [n,D], for many images [n,C,H,W], without gradient"
+    return torch.cat([features(model, theta, block)[-1] for block in forward_blocks(x)])

@@ -7,15 +7,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
-from .models import FlatModel, build, forward_blocks
+from .models import FlatModel, build, last_features
 from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, the third of them
 
 # %% auto #0
-__all__ = ['herd', 'Watching', 'penultimate', 'per_class', 'selected', 'herding', 'forgetting_events', 'watch', 'forgetting']
+__all__ = ['herd', 'Watching', 'per_class', 'selected', 'herding', 'forgetting_events', 'watch', 'forgetting']
 
 # %% ../nbs/20_selection.ipynb #170cd010
 def herd(
@@ -40,13 +40,6 @@ class Watching:
     epochs: int = 12
     lr: float = 0.05
     batch_size: int = 64
-
-def penultimate(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
-    "The input of the last layer [n,D]"
-    if not isinstance(model.module, nn.Sequential):
-        raise ValueError(f"{model}: features need layers in a row, an nn.Sequential such as convnet, mlp or lenet")
-    head = FlatModel(model.module[:-1])
-    with torch.no_grad(): return torch.cat([head(theta[: head.n_params], xb).flatten(1) for xb in forward_blocks(x)])
 
 # %% ../nbs/20_selection.ipynb #e9a29df6
 def per_class(data: ImageData, ipc: int, choose) -> Tensor:
@@ -75,7 +68,7 @@ def herding(
     model, g, w = FlatModel(build(**network)).to(data.device), seeded(seed, "herding", device=data.device), watching
     theta = model.init(g)
     for _ in range(w.epochs): theta, _ = train_epoch(model, theta, data.x_train, data.y_train, w.lr, w.batch_size, None, g)
-    phi = penultimate(model, theta, data.x_train)
+    phi = last_features(model, theta, data.x_train)
     return selected(data, per_class(data, ipc, lambda m: herd(phi[m], ipc)), "herding", network, augment, lr, seed)
 
 # %% ../nbs/20_selection.ipynb #2561a67f
