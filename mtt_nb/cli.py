@@ -21,6 +21,7 @@ import torch
 import typer
 from tqdm import tqdm
 from .augment import DSA
+from .bilevel import evaluate_steps
 from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
@@ -47,9 +48,9 @@ __all__ = ['app', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream', 'Device', 'C
            'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps', 'ExpertEpochs',
            'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit', 'Optimizer', 'Segments',
            'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline', 'record', 'learn',
-           'conclude', 'main', 'announce', 'experts', 'own_experts', 'distill', 'demo', 'fill', 'table', 'reproduce',
-           'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab',
-           'lab', 'bench', 'grade']
+           'conclude', 'main', 'announce', 'network_of', 'experts', 'own_experts', 'distill', 'demo', 'fill', 'table',
+           'reproduce', 'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page',
+           'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -186,6 +187,13 @@ Epochs = Annotated[int | None, typer.Option(help="Epochs of each; T+ + M - 1 are
 ExpertLr = Annotated[float | None, typer.Option(help="Learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a batch.")]
 
+# %% ../nbs/42_cli.ipynb #0d82ba40
+def network_of(base: Preset, model: str | None, width: int | None, depth: int | None) -> dict:
+    "Name and options of the preset's network, or of another that was given"
+    own = base.network if model in (None, base.network["name"]) else {"name": model}
+    return own | given(width=width, depth=depth)
+
+
 # %% ../nbs/42_cli.ipynb #fb3d118b
 Augment = Annotated[str | None, typer.Option(help="Operations joined by _, or none.")]
 AugmentMode = Annotated[str | None, typer.Option(help="one operation a call, or all.")]
@@ -208,11 +216,10 @@ def experts(
     options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, stream=stream)
     images = load(data, root, **options, device=where)
     announce(where, images)
-    network = (base.network if model in (None, base.network["name"]) else {"name": model}) | given(width=width, depth=depth)
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
     training = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
                      allow_tf32=tf32)
-    buffer = record(images, network, out, dsa, seed, until=until, **base.experts | training)
+    buffer = record(images, network_of(base, model, width, depth), out, dsa, seed, until=until, **base.experts | training)
     if not ranks().rank: print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
@@ -243,7 +250,8 @@ def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, 
 def distill(
     data: Data = "digits", ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
     method: Annotated[str, typer.Option(help=f"Which method: {', '.join([*SELECTIONS, *METHODS])}.")] = "mtt",
-    preset: PresetName = None, root: Root = None, experts: Experts = None, iterations: Iterations = None,
+    preset: PresetName = None, root: Root = None, experts: Experts = None,
+    model: Model = None, width: Width = None, depth: Depth = None, iterations: Iterations = None,
     syn_steps: SynSteps = None, expert_epochs: ExpertEpochs = None, max_start_epoch: MaxStartEpoch = None,
     lr_img: LrImg = None, lr_lr: LrLr = None, lr_teacher: LrTeacher = None, batch_syn: BatchSyn = None,
     batch_real: BatchReal = None, pix_init: PixInit = None, optimizer: Optimizer = None, segments_per_step: Segments = None,
@@ -258,7 +266,10 @@ def distill(
     way, until, where = find_method(method), deadline(stop_after), pick_device(device)
     if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
     if experts and not way.needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
+    if experts and given(model=model, width=width, depth=depth):
+        raise ValueError("the experts have their network: leave out --model, --width and --depth, or record others")
     base = find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets)
+    base = base._replace(network=network_of(base, model, width, depth))
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
@@ -362,6 +373,7 @@ def evaluate(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
     model: Annotated[list[str] | None, typer.Option(help="Network to train, repeatable; by default that of the set.")] = None,
     split: Annotated[str, typer.Option(help="val, or test when all choices are made.")] = "test",
+    learned_steps: Annotated[bool, typer.Option("--learned-steps", help="Take the steps that DD learned, and no other.")] = False,
     nets: Nets = 5, epochs: EvalEpochs = 1000, compile: Compile = None, root: Root = None, seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
@@ -371,11 +383,13 @@ def evaluate(
     data = load(synthetic.meta["data"], root, **synthetic.meta["data_options"], device=where)
     announce(where, data)
     networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
+    training = "learned steps" if learned_steps else f"{epochs} epochs"
     def told(name, r):
         print(f"{name:>10} ({networks[name].n_params:,} parameters): {split} accuracy {r.mean:.3f} ± {r.std:.3f} "
-              f"({nets} networks, {epochs} epochs)")
-    options = dict(nets=nets, epochs=epochs, seed=seed, split=split, compile=bool(compile))
-    results = cross_architecture(synthetic, data, networks, progress=told, **options)
+              f"({nets} networks, {training})")
+    options = dict(nets=nets, seed=seed, split=split, progress=told)
+    how = dict(how=evaluate_steps) if learned_steps else dict(epochs=epochs, compile=bool(compile))
+    results = cross_architecture(synthetic, data, networks, **options, **how)
     if out is None: return
     write_accuracies(results, networks, out)
     print(f"table and picture: {out}")

@@ -144,12 +144,13 @@ def cross_architecture(
     models: Iterable[str] | dict[str, FlatModel] = ("convnet", "resnet18", "vgg11", "alexnet"),  # those of the paper's table
     *,
     progress: Callable[[str, Evaluation], None] = lambda name, result: None,  # told each result as it comes
-    **options,  # of `evaluate`
+    how: Callable[..., Evaluation] = evaluate,  # or `bilevel.evaluate_steps`
+    **options,  # of `how`
 ) -> dict[str, Evaluation]:
     "What the set teaches to each of several networks, with the set's own learning rate, as in the published table"
     results = {}
     for name, model in (models if isinstance(models, dict) else networks_by_name(models, synthetic, data)).items():
-        results[name] = evaluate(synthetic, data, model=model, **options)
+        results[name] = how(synthetic, data, model=model, **options)
         progress(name, results[name])
     return results
 

@@ -83,7 +83,7 @@ class MLP(Layers):
                          nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_classes))
 
 class LeNet(Layers):
-    "LeNet-5 with ReLU and max pooling (LeCun et al. 1998); for images of 16x16 and more"
+    "LeNet-5 with ReLU and max pooling (LeCun et al. 1998), drawn as in DD; for images of 16x16 and more"
     def __init__(
         self,
         shape: tuple[int, int, int],  # C, H, W of an image
@@ -97,6 +97,14 @@ class LeNet(Layers):
                          nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
                          nn.Linear(16 * after(h) * after(w), 120), nn.ReLU(),
                          nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, n_classes))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        "Weights by the rule of Glorot and Bengio (2010), biases 0"
+        for layer in self:
+            if not hasattr(layer, "weight"): continue
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 # %% ../nbs/03_models.ipynb #8cc0f822
 LARGEST = 10**9  # parameters of a network, and 10^6 of any number that it is made from: a stranger's file may ask for more

@@ -63,8 +63,9 @@ def departures(
     meta = synthetic.meta
     preset, options = PRESETS.get((meta["data"], meta["ipc"])), meta["data_options"]
     if preset is None: return "there is no preset for it"
-    there = asdict(preset.config) | dict(zca=preset.zca, limit=preset.limit, experts=preset.experts["n"])
-    here = meta["config"] | dict(zca=options["zca"], limit=options["limit"], experts=experts)
+    there = asdict(preset.config) | dict(zca=preset.zca, limit=preset.limit, experts=preset.experts["n"], network=preset.network)
+    network = {k: meta["network"].get(k) for k in preset.network}
+    here = meta["config"] | dict(zca=options["zca"], limit=options["limit"], experts=experts, network=network)
     return differences(*({k: v for k, v in settings.items() if k not in HOW} for settings in (there, here)))
 
 # %% ../nbs/40_reproduce.ipynb #84797c9c

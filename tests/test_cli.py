@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtt_nb.bilevel import evaluate_steps
 from mtt_nb.cli import main
+from mtt_nb.data import load
 from mtt_nb.distill import JsonLines, SyntheticSet
 from mtt_nb.experts import ExpertBuffer
 
@@ -139,6 +141,9 @@ def test_bad_input_is_one_line(folder, tmp_path):
     refused(distill("--ipc", 4000, "--preset", "digits-ipc1"), "4000")
     refused(distill("--lr-img", 1, "--out", folder / "run"), "lr_img", "another run")
     refused(distill("--lr-teacher", 1e20), "finite", "lower")
+    refused(distill("--width", 16), "experts", "--width")
+    refused(run("distill", "--method", "dm", "--model", "lenet", cwd=tmp_path), "8x8", "16x16")
+    refused(run("evaluate", folder / "run/distilled.safetensors", "--learned-steps", cwd=tmp_path), "learned steps")
     (tmp_path / "file").write_text("")
     refused(run(*EXPERTS, "--out", "file", cwd=tmp_path), "file")
     refused(distill("--out", "file/run"), "file")
@@ -198,6 +203,19 @@ def test_distill_by_another_method(tmp_path):
     assert JsonLines.read(tmp_path / "run" / "log.jsonl")[-1]["step"] == 6
     refused(run(*short, "--syn-steps", "3", cwd=tmp_path), "dm", "syn_steps")
     refused(run(*short, "--experts", "experts", cwd=tmp_path), "dm", "experts")
+
+
+def test_distill_with_another_network_and_judge_its_learned_steps(tmp_path):
+    done = run("distill", "--method", "dd", "--model", "mlp", "--width", "16", "--syn-steps", "4", "--iterations", "3",
+               "--eval-every", "3", "--nets", "2", "--eval-epochs", "2", "--no-full-data", "--device", "cpu", "--out", "run",
+               cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "run/distilled.safetensors"
+    made = SyntheticSet.load(file)
+    assert (made.meta["network"]["name"], made.meta["network"]["width"], len(made.meta["rates"])) == ("mlp", 16, 4)
+    judged = run("evaluate", file, "--learned-steps", "--nets", "3", "--split", "val", "--seed", "7", cwd=tmp_path)
+    expected = evaluate_steps(made, load("digits"), nets=3, seed=7)
+    assert f"val accuracy {expected.mean:.3f} ± {expected.std:.3f} (3 networks, learned steps)" in judged.stdout, judged.stderr
 
 
 def test_other_networks_are_tried_and_written_down(folder, tmp_path):
