@@ -48,7 +48,7 @@ __all__ = ['app', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream', 'Device', 'C
            'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps', 'ExpertEpochs',
            'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit', 'Optimizer', 'Segments',
            'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline', 'record', 'learn',
-           'conclude', 'main', 'announce', 'network_of', 'experts', 'own_experts', 'distill', 'demo', 'fill', 'table',
+           'conclude', 'main', 'announce', 'with_network', 'experts', 'own_experts', 'distill', 'demo', 'fill', 'table',
            'reproduce', 'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page',
            'serve_lab', 'lab', 'bench', 'grade']
 
@@ -188,11 +188,10 @@ ExpertLr = Annotated[float | None, typer.Option(help="Learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a batch.")]
 
 # %% ../nbs/42_cli.ipynb #0d82ba40
-def network_of(base: Preset, model: str | None, width: int | None, depth: int | None) -> dict:
-    "Name and options of the preset's network, or of another that was given"
+def with_network(base: Preset, model: str | None, width: int | None, depth: int | None) -> Preset:
+    "The preset, with another network where one was given"
     own = base.network if model in (None, base.network["name"]) else {"name": model}
-    return own | given(width=width, depth=depth)
-
+    return base._replace(network=own | given(width=width, depth=depth))
 
 # %% ../nbs/42_cli.ipynb #fb3d118b
 Augment = Annotated[str | None, typer.Option(help="Operations joined by _, or none.")]
@@ -212,14 +211,15 @@ def experts(
     stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
 ):
     "Record expert trajectories: networks trained on the real images, every epoch kept."
-    until, base, where = deadline(stop_after), find_preset(preset or f"{data}-ipc1"), pick_device(device)
+    until, where = deadline(stop_after), pick_device(device)
+    base = with_network(find_preset(preset or f"{data}-ipc1"), model, width, depth)
     options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, stream=stream)
     images = load(data, root, **options, device=where)
     announce(where, images)
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
     training = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
                      allow_tf32=tf32)
-    buffer = record(images, network_of(base, model, width, depth), out, dsa, seed, until=until, **base.experts | training)
+    buffer = record(images, base.network, out, dsa, seed, until=until, **base.experts | training)
     if not ranks().rank: print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
@@ -266,10 +266,8 @@ def distill(
     way, until, where = find_method(method), deadline(stop_after), pick_device(device)
     if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
     if experts and not way.needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
-    if experts and given(model=model, width=width, depth=depth):
-        raise ValueError("the experts have their network: leave out --model, --width and --depth, or record others")
-    base = find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets)
-    base = base._replace(network=network_of(base, model, width, depth))
+    if experts and (model or width or depth): raise ValueError("experts have a network: leave out --model, --width and --depth")
+    base = with_network(find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets), model, width, depth)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
