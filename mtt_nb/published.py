@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'AUTOPALETTE', 'SUBSETS', 'PUBLISHED', 'Published', 'published', 'markdown_table',
+__all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'DD', 'AUTOPALETTE', 'SUBSETS', 'PUBLISHED', 'Published', 'published', 'markdown_table',
            'published_table']
 
 # %% ../nbs/09_published.ipynb #2c223847
@@ -24,6 +24,7 @@ MTT = "Cazenavette et al. 2022, arXiv v1"
 TABLES = "comparison tables in the repositories of FTD, PAD, DATM and ATT"
 KIP = "Nguyen et al. 2021, Tables 1 and 2"
 DC = "README of DC's repository"
+DD = "project page of DD"
 AUTOPALETTE = "AutoPalette, NeurIPS 2024"
 SUBSETS = "tables of ATT, AutoPalette and GSDD"
 
@@ -57,6 +58,7 @@ mtt         tiny-imagenet  8.8±0.3   23.2±0.2  28.0±0.3   {MTT}; the depth of
 
 # %% ../nbs/09_published.ipynb #79c4bde3
 _MNIST = f"""
+dd          mnist          -         79.5±8.1  -          {DD}; LeNet, its learned steps and no others, 200 networks
 ld          mnist          60.9      87.3      93.3       {KIP}
 dc          mnist          91.7      97.4      98.8       {DC}
 dsa         mnist          88.7      97.8      99.2       {DC}
