@@ -80,6 +80,7 @@ _steps = dict(lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256
 _labels = dict(lr_teacher=0.02, lr_inner=0.2, batch_real=256, window=20)
 _ridge = dict(_labels, lr_label=0.01, blend=0.02, reg=0.3, iterations=300)
 _long = dict(iterations=20_000)
+_noise = dict(_long, pix_init="noise")
 
 # %% ../nbs/24_methods.ipynb #73c6fa39
 METHODS: dict[str, Method] = {
@@ -87,9 +88,9 @@ METHODS: dict[str, Method] = {
     "dc": _learned(DC, DCConfig, _noise_and_loops, _few_loops),
     "dsa": _learned(DC, DCConfig, _loops, _few_loops, augmented=True),
     "dm": _learned(DM, DMConfig, _long, dict(batch_real=64, iterations=400), augmented=True),
-    "cafe": _learned(CAFE, CAFEConfig, _long, _turns),
-    "cafe-dsa": _learned(CAFE, CAFEConfig, _long, _turns, augmented=True),
-    "dd": _learned(DD, DDConfig, dict(_long, pix_init="noise"), _unrolled),
+    "cafe": _learned(CAFE, CAFEConfig, _noise, _turns),
+    "cafe-dsa": _learned(CAFE, CAFEConfig, _noise, _turns, augmented=True),
+    "dd": _learned(DD, DDConfig, _noise, _unrolled),
     "ld": _learned(LD, LDConfig, _long, dict(_labels, lr_label=0.02, iterations=200)),
     "ld-ridge": _learned(LDRidge, LDConfig, _long, _ridge),
     "kip": _learned(KIP, KIPConfig, dict(iterations=300), dict(lr_teacher=0.02, batch_real=500, iterations=100)),
