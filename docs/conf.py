@@ -19,6 +19,7 @@ html_copy_source = html_show_sourcelink = False
 
 nb_execution_mode = "off"  # the pictures and numbers are those that the notebooks hold
 nb_ipywidgets_js = {}  # a page fetches nothing from elsewhere when it is read
+nb_render_markdown_format = "myst"  # tables that a cell puts out are tables
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
 

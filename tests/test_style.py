@@ -54,3 +54,9 @@ def test_the_count(tmp_path):
     cells = [dict(cell_type="code", source=s.splitlines(keepends=True)) for s in code] + [dict(cell_type="markdown", source=["words"])]
     (tmp_path / "x.ipynb").write_text(json.dumps(dict(cells=cells)))
     assert sizes(tmp_path / "x.ipynb") == ([1, 1, 2], 3)
+
+
+def test_tables_on_the_site_are_tables():
+    pages = list((NBS.parent / "_docs/html").glob("*.html"))
+    if not pages: pytest.skip("no site: make docs")
+    for page in pages: assert "<p>| " not in page.read_text(encoding="utf-8"), page.name
