@@ -167,7 +167,10 @@ class Lab:
         return set(self.root.locator(".mtt-canvas").evaluate("""(c, [x, y, w, h]) => { const d = c.getContext('2d').getImageData(x, y, w, h).data, out = new Set();
             for (let i = 0; i < d.length; i += 4) out.add([d[i], d[i+1], d[i+2], d[i+3]].join()); return [...out] }""", [x, y, w, h]))
 
-    def box(self): return self.root.locator(".mtt-canvas").bounding_box()
+    def box(self):
+        canvas = self.root.locator(".mtt-canvas")
+        canvas.wait_for(state="visible")  # JupyterLab may be about to lay the output out anew
+        return canvas.bounding_box()
     def marks(self): return json.loads(self.data["marks"])
 
 
