@@ -5,14 +5,15 @@
 # %% ../nbs/02_augment.ipynb #2ca5aa93
 from __future__ import annotations
 import math
+from collections.abc import Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 # %% auto #0
-__all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'PART', 'adjust_color', 'hole', 'warp_by_hand',
-           'warp', 'affine', 'draw', 'Strategy', 'DSA']
+__all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'adjust_color', 'hole', 'warp_by_hand', 'warp',
+           'affine', 'draw', 'Strategy', 'part', 'DSA', 'alike', 'augmented']
 
 # %% ../nbs/02_augment.ipynb #12751140
 def adjust_color(
@@ -163,15 +164,17 @@ def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dic
         raise ValueError(f"parameters for {given} images, but images {images}: use sample({tuple(lead)}, ...)") from None
 
 # %% ../nbs/02_augment.ipynb #cb50a0c2
-PART = 2**18  # values that are worked on at once: 1 MB, and ten times that for the backward pass
+def part(device: torch.device) -> int:
+    "Values that are worked on at once: what stays in a CPU's cache; more on a GPU, where calls cost time, not values"
+    return 2**18 if device.type == "cpu" else 2**23
 
 def _in_parts(f, x: Tensor, rows: Tensor, params: dict[str, Tensor]) -> Tensor:
     "f(x[rows], params), of which only the output is kept for the backward pass where it is larger than a part"
-    def part(rows, params): return f(x[rows], params)
-    size = max(1, PART // x[0].numel())
-    if len(rows) <= size: return part(rows, params)
+    def one(rows, params): return f(x[rows], params)
+    size = max(1, part(x.device) // x[0].numel())
+    if len(rows) <= size: return one(rows, params)
     cuts = ((rows[i : i + size], {k: v[i : i + size] for k, v in params.items()}) for i in range(0, len(rows), size))
-    return torch.cat([checkpoint(part, *cut, use_reentrant=False) for cut in cuts])
+    return torch.cat([checkpoint(one, *cut, use_reentrant=False, preserve_rng_state=False) for cut in cuts])
 
 # %% ../nbs/02_augment.ipynb #c5815b0c
 class DSA(Strategy):
@@ -182,13 +185,13 @@ class DSA(Strategy):
     colour, then one affine warp for crop, flip, scale and rotate together, then cutout."""
     def sample(
         self,
-        n: int | tuple[int, int],  # images, or (calls, images of each call)
+        n: int | tuple[int, ...],  # images, or (calls, images of each call); calls may be several numbers
         shape: tuple[int, int, int],  # of an image: C, H, W
         generator: torch.Generator,
     ) -> dict[str, Tensor]:  # a tensor of shape n for every parameter, on the generator's device
         "Draw the parameters of one call, or of many at once"
         size = n if isinstance(n, tuple) else (1, n)
-        chosen = torch.randint(max(len(self.operations), 1), (size[0], 1), generator=generator, device=generator.device)
+        chosen = torch.randint(max(len(self.operations), 1), (*size[:-1], 1), generator=generator, device=generator.device)
         params = {}
         for operation in filter(self.operations.__contains__, OPERATIONS):
             here = (chosen == self.operations.index(operation)) | (self.mode == "all")
@@ -214,3 +217,32 @@ class DSA(Strategy):
         if GEOMETRIC & set(self.operations): x = warp(x, affine(p, *x.shape[2:]))
         if "cutout" not in self.operations: return x
         return x.masked_fill(hole(p["cut_x"], p["cut_y"], *x.shape[2:], self.magnitudes["cutout"]), 0)
+
+# %% ../nbs/02_augment.ipynb #2ab50642
+def alike(batches: Iterable[Tensor], values: int, device: torch.device) -> Iterator[Tensor]:
+    "Batches of indices, stacked: on a CPU one at a time, on a GPU neighbours of one shape, as many as make a part"
+    group = []
+    for batch in batches:
+        if group and batch.shape != group[0].shape:
+            yield torch.stack(group)
+            group = []
+        group.append(batch)
+        if device.type == "cpu" or (len(group) + 1) * batch.numel() * values > part(device):
+            yield torch.stack(group)
+            group = []
+    if group: yield torch.stack(group)
+
+# %% ../nbs/02_augment.ipynb #c2a1fb55
+def augmented(
+    x: Tensor,  # [n,C,H,W]
+    y: Tensor,  # [n,...]
+    batches: Iterable[Tensor],  # indices, each [B], or [K,B] for K networks side by side
+    augment: DSA | None,
+    generator: torch.Generator,
+    own=slice(None),  # of the K networks: those whose batches are wanted; the draws are for all
+) -> Iterator[tuple[Tensor, Tensor]]:  # [B,C,H,W] and [B,...], or [K,B,...]
+    "x[batch], augmented, and y[batch], for one batch after another: each with a draw of its own"
+    for group in alike(batches, x.shape[1:].numel(), x.device):
+        xs, ys = x[group[:, own]], y[group[:, own]]
+        params = augment.sample(tuple(group.shape), x.shape[1:], generator) if augment else {}
+        yield from zip(augment(xs, {k: p[:, own] for k, p in params.items()}) if augment else xs, ys)

@@ -26,7 +26,7 @@ from .evaluate import train_networks
 from .experts import sgd_step, train_experts
 from .matching import matching_loss
 from .models import FlatModel, build
-from .speed import Fast, fast, recorded, tf32
+from .speed import Fast, fast, recorded, repeatable
 from .unroll import adjoint_step, gradient, student_step, unroll
 
 # %% auto #0
@@ -82,7 +82,7 @@ def errors(shape, batch: int, steps: int, width: int, device="cpu", variants=("r
     for dtype in (torch.float64, torch.float32):
         given = inputs(model, shape, batch, steps, device, dtype)
         for name in variants:
-            with tf32(name.endswith("tf32")): grad = VARIANTS[name](model, given)[0].double()
+            with repeatable(name.endswith("tf32")): grad = VARIANTS[name](model, given)[0].double()
             exact = grad if exact is None else exact
             found[f"{name}, {str(dtype)[6:]}"] = ((grad - exact).norm() / exact.norm()).item()
     return found
@@ -90,7 +90,8 @@ def errors(shape, batch: int, steps: int, width: int, device="cpu", variants=("r
 # %% ../nbs/40_bench.ipynb #c8470e78
 VARIANTS: dict[str, Callable] = {
     "reference": reference_step, "constant": package_step, "compiled": partial(package_step, compile=True),
-    "replayed": partial(package_step, compile=True), "replayed, tf32": partial(package_step, compile=True)}
+    "replayed": partial(package_step, compile=True),
+    "reference, tf32": reference_step, "replayed, tf32": partial(package_step, compile=True)}
 
 # %% ../nbs/40_bench.ipynb #456ee289
 def arithmetic(shape, batch: int, width: int, compiled=False) -> dict[str, int]:
@@ -121,18 +122,17 @@ def seconds(f: Callable, device="cpu") -> float:
 
 # %% ../nbs/40_bench.ipynb #b014969c
 @torch.no_grad()
-def peak_rates(device="cpu", times=10) -> dict[str, float]:
-    "The most operations a second of float32 convolutions (128 to 128 channels, 3x3) and of matrix products"
+def peak_rates(device="cpu", times=10, tf32=False) -> dict[str, float]:
+    "The most operations a second of convolutions (128 to 128 channels, 3x3) and of matrix products"
     def rate(work, f): return work / min(seconds(f, device) for _ in range(times))
-    best = {"convolution": 0.0, "matmul": 0.0}
-    for batch, side in ((10, 16), (10, 32), (100, 16)):
-        x, w = torch.randn(batch, 128, side, side, device=device), torch.randn(128, 128, 3, 3, device=device)
-        for form in (torch.contiguous_format, torch.channels_last):
-            conv = partial(F.conv2d, x.contiguous(memory_format=form), w.contiguous(memory_format=form), padding=1)
-            best["convolution"] = max(best["convolution"], rate(2 * x.numel() * 128 * 9, conv))
-    a = torch.randn(2048, 2048, device=device)
-    best["matmul"] = rate(2 * 2048**3, lambda: a @ a)
-    return best
+    best, a = {"convolution": 0.0}, torch.randn(2048, 2048, device=device)
+    with repeatable(tf32):
+        for batch, side in ((10, 16), (10, 32), (100, 16)):
+            x, w = torch.randn(batch, 128, side, side, device=device), torch.randn(128, 128, 3, 3, device=device)
+            for form in (torch.contiguous_format, torch.channels_last):
+                conv = partial(F.conv2d, x.contiguous(memory_format=form), w.contiguous(memory_format=form), padding=1)
+                best["convolution"] = max(best["convolution"], rate(2 * x.numel() * 128 * 9, conv))
+        return best | {"matmul": rate(2 * 2048**3, lambda: a @ a)}
 
 # %% ../nbs/40_bench.ipynb #4611f7c6
 def libc(name: str, *values: int) -> None:
@@ -160,7 +160,7 @@ def by_loader(model: FlatModel, x, y, lr, *, nets, epochs, batch_size, augment, 
               snapshots=False) -> None:
     "Networks one after another by DataLoader and torch.optim.SGD; `half`: a tenth of lr from half-way on"
     for net in range(nets):
-        g, module = seeded(net, "bench"), build(**model.spec)
+        g, module = seeded(net, "bench"), build(**model.spec).to(x.device)
         loader = DataLoader(TensorDataset(x, y), batch_size, shuffle=True, generator=g)
         rows = []
         for epoch in range(epochs):
@@ -183,7 +183,7 @@ def meta_step(variant: str, device, shape, batch, steps, width=128) -> Callable[
     small = given._replace(params={k: p[:1] for k, p in given.params.items()})
     Fast.replays = variant.startswith("replayed")
     def run(little=False):
-        with tf32(variant.endswith("tf32")): VARIANTS[variant](model, small if little else given)
+        with repeatable(variant.endswith("tf32")): VARIANTS[variant](model, small if little else given)
     return run
 
 # %% ../nbs/40_bench.ipynb #9bd4ea42
@@ -298,8 +298,8 @@ TASKS = {
 def share_of_peak(task: Task, variant: str, took: list[float], peak: float) -> tuple:
     "Operations of a meta-step, and the share of the peak at which they are done; None and None for other tasks"
     if task.make is not meta_step: return None, None
-    s = task.settings
-    work = arithmetic(s["shape"], s["batch"], s.get("width", 128), compiled=variant not in ("reference", "constant"))
+    s, eager = task.settings, VARIANTS[variant] is reference_step or variant == "constant"
+    work = arithmetic(s["shape"], s["batch"], s.get("width", 128), compiled=not eager)
     steps = s["steps"] * ((2 if variant == "constant" else 1) * work["forward"] + work["back"])
     return steps, steps / statistics.median(took) / peak
 
@@ -318,9 +318,10 @@ def machine(device, threads: int | None) -> dict:
 
 # %% ../nbs/40_bench.ipynb #907f74be
 def ratio(rows: dict, variant: str) -> float | None:
-    "How many times as fast as the reference: the median over the rounds"
-    if "reference" not in rows: return None
-    return statistics.median(a / b for a, b in zip(rows["reference"]["seconds"], rows[variant]["seconds"], strict=True))
+    "How many times as fast as the reference with the same rounding: the median over the rounds"
+    reference = "reference, tf32" if variant.endswith("tf32") else "reference"
+    if reference not in rows: return None
+    return statistics.median(a / b for a, b in zip(rows[reference]["seconds"], rows[variant]["seconds"], strict=True))
 
 # %% ../nbs/40_bench.ipynb #c48c2bd8
 COLUMNS = ("task", "variant", "seconds", "times as fast", "memory growth (MB)", "GFLOP", "of the peak", "ready after (s)")
@@ -346,14 +347,16 @@ def bench(names: list[str] | None = None, device="cpu", threads: int | None = No
     if unknown := set(names) - set(TASKS): raise ValueError(f"unknown task {min(unknown)!r}: there are {'; '.join(TASKS)}")
     cuda = str(device).startswith("cuda")
     found = dict(machine=machine(device, threads), peak=peak_rates(device), tasks={})
+    if cuda: found["peak"] |= {f"{kind}, tf32": rate for kind, rate in peak_rates(device, tf32=True).items()}
     for name in names:
         task = TASKS[name]
-        more = ("replayed", "replayed, tf32") if cuda and task.make is meta_step else ()
+        more = ("replayed", "reference, tf32", "replayed, tf32") if cuda and task.make is meta_step else ()
         rows = measure(task.make, task.variants + more, device, threads, rounds or task.rounds, **task.settings)
         for variant, row in rows.items():
-            row["work"], row["share"] = share_of_peak(task, variant, row["seconds"], found["peak"]["convolution"])
+            peak = found["peak"]["convolution, tf32" if variant.endswith("tf32") else "convolution"]
+            row["work"], row["share"] = share_of_peak(task, variant, row["seconds"], peak)
         found["tasks"][name] = rows
         say(table({name: rows}, heading=len(found["tasks"]) == 1))
-    variants = ("reference", "constant", "compiled") + (("replayed, tf32",) if cuda else ())
+    variants = ("reference", "constant", "compiled") + (("reference, tf32", "replayed, tf32") if cuda else ())
     found["errors"] = errors((3, 32, 32), 10, 50, 128, device, variants) if whole else {}
     return found

@@ -15,6 +15,7 @@ from .evaluate import Evaluation, accuracies
 from .experts import sgd_step
 from .models import FlatModel, build, features, training_loss
 from .settings import Config, require, require_positive
+from .speed import repeatable
 from .synthetic import SyntheticSet, require_same_data
 from .unroll import unroll
 
@@ -102,6 +103,7 @@ class DD(Distiller):
         return replace(s, meta=s.meta | dict(rates=self.log_rates.exp().tolist(), batches=self.batches.tolist()))
 
 # %% ../nbs/21_bilevel.ipynb #0c7b2909
+@repeatable()
 def evaluate_steps(
     synthetic: SyntheticSet,  # of DD: `rates` and `batches` in its meta
     data: ImageData,

@@ -258,9 +258,8 @@ def distill(
     compile: Compile = None, tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None,
     eval_every: EvalEvery = None, nets: Nets = None, eval_epochs: EvalEpochs = None,
     test_too: Annotated[bool, typer.Option(help="Test at every validation: for the paper's maximum, chooses nothing.")] = False,
-    full_data: FullData = True, seed: Seed = 0,
+    full_data: FullData = True, seed: Seed = 0, stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
-    stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
     way, until, where = find_method(method), deadline(stop_after), pick_device(device)
@@ -279,8 +278,9 @@ def distill(
     announce(where, images)
     choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
+    fast = bool(compile) or images.device.type == "cuda" and getattr(config, "compile", False)  # there it takes seconds
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
-                       test_too=test_too, compile=bool(compile))
+                       test_too=test_too, compile=fast)
     if way.needs_experts and not buffer: buffer = own_experts(base, config, images, out, until, compile=compile, allow_tf32=tf32)
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
     make = partial(way.make, config, images, learner)
@@ -340,18 +340,18 @@ def reproduce(
     iterations: Annotated[int | None, typer.Option(help="Meta-steps, for a trial.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Meta-steps between validations, for a trial.")] = None,
     limit: Annotated[int | None, typer.Option(help="Training images, for a trial.")] = None,
-    seed: Seed = 0,
+    tf32: Tf32 = None, full_data: FullData = True, seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command goes on there.")] = None,
     stop_after: StopAfter = None,
     device: Device = "auto",
 ):
     "Experts, distillation and both ways of judging by a preset, beside the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
-    common, until = dict(data=data, preset=name, root=root, seed=seed, device=device), deadline(stop_after)
+    common, until = dict(data=data, preset=name, root=root, seed=seed, device=device, tf32=tf32), deadline(stop_after)
     experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
     left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
-    distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True, out=out,
-            stop_after=left)
+    distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True,
+            full_data=full_data, out=out, stop_after=left)
 
 # %% ../nbs/42_cli.ipynb #5104e277
 def write_accuracies(results: dict, networks: dict, out: Path) -> None:

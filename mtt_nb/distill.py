@@ -16,7 +16,7 @@ from .experts import ExpertBuffer, Segment
 from .matching import matching_loss
 from .models import FlatModel, better_together
 from .settings import PRESETS, MTTConfig  # noqa: F401, names that users look for here
-from .speed import tf32
+from .speed import repeatable
 from .synthetic import SyntheticSet, require_same_data  # noqa: F401
 from .unroll import unroll
 
@@ -153,7 +153,7 @@ class MTT(_Students):
         draws = [self.draw(segment, j) for j in range(k)]
         images, lr = self.images.clone().requires_grad_(), self.lr.clone().requires_grad_()
         parts, paths = [], []
-        with tf32(self.config.allow_tf32):
+        with repeatable(self.config.allow_tf32):
             for losses, path in self.losses(draws, images, lr):
                 loss = losses.sum() / k
                 parts.append((loss.detach(), *torch.autograd.grad(loss, [images, lr])))
@@ -166,6 +166,7 @@ class MTT(_Students):
         self.steps += 1
         self._latest.clear()  # the state before this one lets go of its path
         self._latest = paths
+        @repeatable(self.config.allow_tf32)
         @torch.enable_grad()  # images and lr ask for gradients as above: other kernels would round otherwise
         def path_of_state(): return paths[0] if paths else next(self.losses(draws, images, lr))[1]
         seconds = time.perf_counter() - began

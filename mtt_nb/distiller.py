@@ -19,6 +19,7 @@ from .data import ImageData, seeded
 from .experts import differences, load_tensors, require_network, save_tensors, understood
 from .models import FlatModel
 from .settings import Config
+from .speed import repeatable
 from .synthetic import SyntheticSet, describe, starting_images
 
 # %% auto #0
@@ -236,8 +237,7 @@ class Distiller(_Between):
         self.augment = DSA(config.augment, mode=config.augment_mode)
         self.streams = [self.stream(j) for j in range(getattr(config, "segments_per_step", 1))]  # of all that is random
         self.images, self.labels = starting_images(data, config.ipc, config.pix_init, self.generator)
-        self.lr, self.moments = torch.tensor(config.lr_teacher, device=data.device), {}
-        self.steps = 0
+        self.lr, self.moments, self.steps = torch.tensor(config.lr_teacher, device=data.device), {}, 0
         self.check(config)
 
     def loss(self, images: Tensor) -> Tensor:
@@ -248,6 +248,7 @@ class Distiller(_Between):
         "Of what is learned, as it would be after the step"
         return list(after.values())
 
+    @repeatable()
     def step(self) -> State:
         "One meta-step; where it is not finite: Diverged, what is learned unchanged"
         began, lr = time.perf_counter(), self.lr.item()

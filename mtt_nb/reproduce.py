@@ -52,7 +52,7 @@ def comparison(
     return rows if len(rows) > 1 else []
 
 # %% ../nbs/40_reproduce.ipynb #3a62bafd
-HOW = {"seed", "memory", "compile", "path_device"}  # settings that say how, or which of many equal runs, and not what
+HOW = {"seed", "memory", "compile", "path_device", "allow_tf32"}  # settings that say how, or which of equal runs, not what
 
 # %% ../nbs/40_reproduce.ipynb #4f365951
 def departures(

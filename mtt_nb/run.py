@@ -25,7 +25,7 @@ from .experts import Damaged
 from .history import History, Recorder
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
-from .speed import tf32
+from .speed import repeatable
 from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
@@ -57,7 +57,7 @@ def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, ranks=ALO
     "What a validation logs: mean and spread on the validation images and, if asked, of the same networks on the test images"
     model = by_spec(json.dumps(synthetic.meta["network"])).to(data.device)
     options, seen, n = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}, protocol.val_nets
-    with tf32(False):  # as `evaluate`
+    with repeatable():
         thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, rows=ranks.rows(n), **options)
         for split in ("val", "test") if protocol.test_too else ("val",):
             e = Evaluation(tuple(ranks.collect(accuracies(model, thetas, *data.part(split)), n).tolist()), split)

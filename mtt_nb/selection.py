@@ -12,6 +12,7 @@ from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
 from .models import FlatModel, build, last_features
+from .speed import repeatable
 from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, the third of them
 
 # %% auto #0
@@ -54,6 +55,7 @@ def selected(data: ImageData, pick: Tensor, method: str, network: dict, augment:
     return SyntheticSet(data.x_train[pick], data.y_train[pick], lr, meta, data.transform)
 
 # %% ../nbs/20_selection.ipynb #686fd20d
+@repeatable()
 def herding(
     data: ImageData,
     ipc: int,
@@ -101,6 +103,7 @@ def watch(
     return right, losses
 
 # %% ../nbs/20_selection.ipynb #800e8b73
+@repeatable()
 def forgetting(
     data: ImageData,
     ipc: int,

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 # %% auto #0
 __all__ = ['aten', 'SMALL', 'REWRITTEN', 'pool', 'pool_backward', 'gradient', 'separate_gradients', 'as_weight_gradient', 'rows',
            'multiply', 'product', 'as_product', 'gradient_as_product', 'channels_last', 'channels_last_gradient',
-           'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'tf32']
+           'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'repeatable']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -182,7 +182,7 @@ class Replayed:
     def __call__(self, *tensors: Tensor):
         for mine, given in zip(self.inputs, tensors, strict=True): mine.copy_(given)
         self.graph.replay()
-        return tree_map(torch.clone, self.outputs)
+        return tree_map_only(Tensor, torch.clone, self.outputs)
 
 # %% ../nbs/03_speed.ipynb #dfdc706d
 class Fast:
@@ -213,12 +213,13 @@ def fast(step: Callable, *fixed) -> Fast:
 
 # %% ../nbs/03_speed.ipynb #8f02e009
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    "Within it, CUDA may, or may not, round the factors of convolutions and matrix products to TF32; elsewhere without effect"
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [s.allow_tf32 for s in switches]
+def repeatable(tf32=False) -> Iterator[None]:
+    "Within it CUDA takes algorithms that give the same bits each time, and rounds factors to TF32 only where allowed"
+    switches = [(torch.backends.cuda.matmul, "allow_tf32", tf32), (torch.backends.cudnn, "allow_tf32", tf32),
+                (torch.backends.cudnn, "deterministic", True)]
+    before = [getattr(where, name) for where, name, _ in switches]
     try:
-        for s in switches: s.allow_tf32 = allowed
+        for where, name, value in switches: setattr(where, name, value)
         yield
     finally:
-        for s, was in zip(switches, before): s.allow_tf32 = was
+        for (where, name, _), value in zip(switches, before): setattr(where, name, value)
