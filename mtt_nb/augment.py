@@ -51,20 +51,17 @@ def warp_by_hand(
 ) -> Tensor:
     "Affine warp by bilinear interpolation, zero outside"
     n, c, h, w = x.shape
-    like = dict(device=x.device, dtype=x.dtype)
-    v, u = torch.meshgrid(torch.arange(h, **like), torch.arange(w, **like), indexing="ij")
-    place = torch.stack([(2 * u + 1) / w - 1, (2 * v + 1) / h - 1, torch.ones_like(u)], -1).reshape(-1, 3)
-    read = place @ matrix.transpose(1, 2)
-    u, v = ((read[..., 0] + 1) * w - 1) / 2, ((read[..., 1] + 1) * h - 1) / 2
+    def count(k): return torch.arange(k, device=x.device, dtype=x.dtype)
+    by_u, by_v, shift = matrix[..., None, None].unbind(2)  # each [n,2,1,1]
+    read = by_u * ((2 * count(w) + 1) / w - 1) + by_v * ((2 * count(h) + 1) / h - 1)[:, None] + shift
+    u, v = ((read[:, 0] + 1) * w - 1) / 2, ((read[:, 1] + 1) * h - 1) / 2
+    corner = count(4).view(4, 1, 1, 1)  # of the four pixels around the place: all at once
+    column, row = u.floor() + corner % 2, v.floor() + (corner / 2).floor()
+    share = (1 - (u - column).abs()) * (1 - (v - row).abs())
     pixels = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, c)  # one row a pixel, in a frame of zeros
-    first = torch.arange(n, device=x.device)[:, None] * (h + 2) * (w + 2)
-    out = 0
-    for du, dv in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        column, row = u.floor() + du, v.floor() + dv
-        share = (1 - (u - column).abs()) * (1 - (v - row).abs())
-        at = first + (row.clamp(-1, h) + 1).long() * (w + 2) + (column.clamp(-1, w) + 1).long()
-        out = out + pixels[at] * share[..., None]
-    return out.reshape(n, h, w, c).permute(0, 3, 1, 2)
+    first = torch.arange(n, device=x.device)[:, None, None] * (h + 2) * (w + 2)
+    at = first + (row.clamp(-1, h) + 1).long() * (w + 2) + (column.clamp(-1, w) + 1).long()
+    return (pixels[at] * share[..., None]).sum(0).permute(0, 3, 1, 2)
 
 # %% ../nbs/02_augment.ipynb #7a26f146
 def warp(x: Tensor, matrix: Tensor) -> Tensor:
@@ -194,9 +191,9 @@ class DSA(Strategy):
         chosen = torch.randint(max(len(self.operations), 1), (*size[:-1], 1), generator=generator, device=generator.device)
         params = {}
         for operation in filter(self.operations.__contains__, OPERATIONS):
-            here = (chosen == self.operations.index(operation)) | (self.mode == "all")
+            left_out = (chosen != self.operations.index(operation)) & (self.mode == "one")
             for name, values in draw(operation, size, shape, self.magnitudes, generator).items():
-                params[name] = torch.where(here, values, NEUTRAL[name]).view(n)
+                params[name] = values.masked_fill_(left_out, NEUTRAL[name]).view(n)
         return params
 
     def __call__(
@@ -220,7 +217,7 @@ class DSA(Strategy):
 
 # %% ../nbs/02_augment.ipynb #2ab50642
 def alike(batches: Iterable[Tensor], values: int, device: torch.device) -> Iterator[Tensor]:
-    "Batches of indices, stacked: on a CPU one at a time, on a GPU neighbours of one shape, as many as make a part"
+    "Batches of indices [B], stacked to [k,B]: on a CPU k=1, on a GPU as many neighbours of one shape as `values` an image allow"
     group = []
     for batch in batches:
         if group and batch.shape != group[0].shape:

@@ -58,7 +58,7 @@ def inputs(model: FlatModel, shape: tuple[int, int, int], batch: int, steps: int
 
 # %% ../nbs/40_bench.ipynb #38e1b310
 def reference_step(model: FlatModel, given: Inputs) -> tuple[Tensor, Tensor]:
-    "The gradients of the matching loss by the images and lr, as the published algorithm computes them"
+    "The gradients of the matching loss by images [B,C,H,W] and lr, like them, as the published algorithm computes them"
     images, lr, theta = (t.clone().requires_grad_() for t in (given.images, given.lr, given.start))
     for i in range(len(next(iter(given.params.values())))):
         x = DSA()(images, {k: p[i] for k, p in given.params.items()})
@@ -113,7 +113,7 @@ def arithmetic(shape, batch: int, width: int, compiled=False) -> dict[str, int]:
 # %% ../nbs/40_bench.ipynb #5aa35c74
 def seconds(f: Callable, device="cpu") -> float:
     "Time of one call, on a GPU until its work is done"
-    def wait(): return torch.cuda.synchronize() if str(device).startswith("cuda") else None
+    def wait(): return torch.cuda.synchronize(device) if str(device).startswith("cuda") else None
     wait()
     began = time.perf_counter()
     f()
@@ -143,10 +143,10 @@ def libc(name: str, *values: int) -> None:
 def peak_growth(f: Callable, device="cpu") -> int | None:
     "Bytes by which the memory in use grows at most while `f` runs; None where neither CUDA nor Linux can tell"
     if str(device).startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         f()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(device) - before
     def resident(what): return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(what))
     libc("malloc_trim", 0)  # what was freed goes back, so that its reuse counts
     try: Path("/proc/self/clear_refs").write_text("5")  # the mark to where we are
@@ -313,7 +313,7 @@ def processor() -> str:
 def machine(device, threads: int | None) -> dict:
     "What the numbers were measured on"
     cuda = str(device).startswith("cuda")
-    return dict(device=torch.cuda.get_device_name() if cuda else processor(), threads=threads or torch.get_num_threads(),
+    return dict(device=torch.cuda.get_device_name(device) if cuda else processor(), threads=threads or torch.get_num_threads(),
                 system=platform.system(), python=platform.python_version(), torch=torch.__version__, mtt_nb=__version__)
 
 # %% ../nbs/40_bench.ipynb #907f74be

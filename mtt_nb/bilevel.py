@@ -45,7 +45,7 @@ class DDConfig(Config):
 
 # %% ../nbs/21_bilevel.ipynb #273212a4
 def real_batch(data: ImageData, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    "At most n real training images at random, none twice, and their labels"
+    "At most n real training images [n,C,H,W] at random, none twice, and their labels, int64 [n]"
     chosen = torch.randperm(len(data.x_train), generator=generator, device=data.device)[:n]
     return data.x_train[chosen], data.y_train[chosen]
 
@@ -79,7 +79,7 @@ class DD(Distiller):
         require((config.batch_syn or n) <= n, "batch_syn", config.batch_syn, f"at most {n}, the number of synthetic images")
 
     def loss(self, images: Tensor, log_rates: Tensor) -> Tensor:
-        "The mean cross-entropy on real images after N steps from random starts"
+        "The mean cross-entropy on real images after N steps with these images [n,C,H,W] and rates [N], from random starts"
         c, g, b = self.config, self.generator, self.batches
         thetas = torch.stack([self.model.init(g) for _ in range(c.networks)])
         x = self.augment(images[b], self.augment.sample(tuple(b.shape), self.data.shape, g))
@@ -113,7 +113,7 @@ def evaluate_steps(
     seed=0,
     split="val",  # "test" once, at the end; all choices on "val"
 ) -> Evaluation:
-    "DD's own protocol: the learned steps, and no other, from fresh networks"
+    "DD's own protocol: the learned steps, and no other, from fresh networks; ValueError for a set without, or of other data"
     require_same_data("the set", synthetic.meta, data)
     if "rates" not in synthetic.meta: raise ValueError(f"{synthetic} has no learned steps: use evaluate")
     model = FlatModel(model if model is not None else build(**synthetic.meta["network"])).to(data.device)
@@ -126,7 +126,7 @@ def evaluate_steps(
 
 # %% ../nbs/21_bilevel.ipynb #70b9d90e
 def probabilities(labels: Tensor) -> Tensor:
-    "Rows cut off below 0 and scaled to a sum of 1"
+    "Rows [n,K] cut off below 1e-6 and scaled to a sum of 1"
     labels = labels.clamp_min(1e-6)
     return labels / labels.sum(1, keepdim=True)
 
@@ -165,7 +165,7 @@ class LD(Distiller):
         self.theta, self.losses = self.model.init(self.generator), torch.empty(0, device=self.data.device)
 
     def logits(self, labels: Tensor, x: Tensor) -> Tensor:
-        "What the network says of x after one step on these labels"
+        "What the network says of x [B,C,H,W] after one step on these labels [n,K]: [B,K]"
         return self.model(unroll(self.model, self.theta, self.images[None], labels[None], self.config.lr_inner), x)
 
     def train(self) -> None:
@@ -173,7 +173,7 @@ class LD(Distiller):
         self.theta, _ = sgd_step(self.model, self.theta, self.images, self.labels, self.config.lr_inner)
 
     def loss(self, labels: Tensor) -> Tensor:
-        "The cross-entropy on real images"
+        "The cross-entropy on real images after one step on these labels [n,K]: a scalar"
         x, y = real_batch(self.data, self.config.batch_real, self.generator)
         loss = F.cross_entropy(self.logits(labels, x), y)
         self.losses = torch.cat([self.losses, loss.detach()[None]])
@@ -208,7 +208,7 @@ class LDRidge(LD):
         self.scale = torch.full((), 10.0, device=self.data.device)  # a regression's outputs lie around 0 to 1
 
     def logits(self, labels: Tensor, x: Tensor) -> Tensor:
-        "What the running weights say of x, those just solved from these labels among them"
+        "What the running weights say of x [B,C,H,W], those just solved from these labels [n,K] among them: [B,K]"
         phi, a = regressors(self.model, self.theta, self.images), self.config.blend
         solved = solve_weights(phi, labels, self.config.reg)
         weights = (1 - a) * self.weights + a * solved

@@ -98,6 +98,7 @@ def check(probe: Callable[[Callable], None]) -> Callable[[Callable], None]:
     def run(answer: Callable) -> None:
         probe(watched(answer, name))
         print(f"{name} is right")
+    run.__doc__ = probe.__doc__ or f"Print that {name} is right; Wrong, in words, if it is not"
     CHECKS[name] = run
     return run
 

@@ -177,7 +177,7 @@ class Streamed:
 # %% ../nbs/01_data.ipynb #163078f1
 @dataclass(frozen=True)
 class ImageData:
-    "A data set in memory: images float32 [n,C,H,W], normalised or whitened, and int64 labels [n], in three parts"
+    "A data set: images float32 [n,C,H,W], normalised or whitened (in memory, or `Streamed`), int64 labels [n]; three parts"
     name: str
     x_train: Tensor
     y_train: Tensor
@@ -291,7 +291,7 @@ def make_data(
     limit: int | None = None,  # keep at most this many training images (before the split), balanced over the classes
     stream=False,  # leave the images where they are, as mapped from a file, and read those that are asked for
 ) -> ImageData:
-    "Check, split and transform raw images; the statistics of the transform come from the training part alone"
+    "Check, split and transform raw images, with the statistics of the training part alone; ValueError for what does not fit"
     classes = tuple(map(str, raw.classes))
     x, y = _checked(raw.x_train, raw.y_train, len(classes), "training")
     x_test, y_test = _checked(raw.x_test, raw.y_test, len(classes), "test")
@@ -326,7 +326,7 @@ def load(
     size: int | None = None,  # rows and columns to cut images to, for data sets of image files; by default their papers' size
     stream=False,
 ) -> ImageData:
-    "Load a data set by name; the options are those of `make_data`, which takes your own images"
+    "Load a data set by name, with the options of `make_data`, which takes your own images; ValueError for unknown names"
     if name not in LOADERS:
         for module in ("datasets", "folders"): import_module(f"mtt_nb.{module}")
     if name not in LOADERS:

@@ -111,8 +111,8 @@ class _Students(Distiller):
 # %% ../nbs/07_distill.ipynb #42bc47d5
 def update(
     config: MTTConfig,
-    images: Tensor,
-    lr: Tensor,
+    images: Tensor,  # [n,C,H,W]
+    lr: Tensor,  # scalar
     grad: Tensor,  # of the loss with respect to the images
     lr_grad: Tensor,  # and to lr
     moments: dict[str, Tensor],  # what the optimisers remember: {} at first

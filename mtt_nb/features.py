@@ -33,7 +33,7 @@ class DM(Pairs):
     method = "dm"
     loss_name = "distance of features"
     def loss(self, images: Tensor) -> Tensor:
-        "Squared distance between the mean last features of each class, in a fresh network"
+        "Squared distance between the mean last features of each class of images [n,C,H,W] and of real ones, in a fresh network"
         theta, k = self.model.init(self.generator), len(self.classes)
         real, synthetic = (x.flatten(0, 1) for x in self.pairs(images))
         wanted, means = last_features(self.model, theta, real), features(self.model, theta, synthetic)[-1]
@@ -130,7 +130,7 @@ class CAFE(_Watched):
     def method(self) -> str: return "cafe" if self.config.augment == "none" else "cafe-dsa"
 
     def loss(self, images: Tensor) -> Tensor:
-        "The distance of mean features in all layers, and how badly the last ones tell the real images apart"
+        "How far mean features of images [n,C,H,W] are off in all layers, and how badly the last ones tell real images apart"
         k, (real, synthetic) = len(self.classes), (x.flatten(0, 1) for x in self.pairs(images))
         wanted, last = real_features(self.model, self.theta, real, k)
         means = [class_means(f, k) for f in features(self.model, self.theta, synthetic)]

@@ -101,7 +101,7 @@ class DC(Pairs):
         self.theta = self.model.init(self.generator)
 
     def loss(self, images: Tensor) -> Tensor:
-        "The distance between the gradients of real and synthetic batches, summed over the classes"
+        "The distance between the gradients of real batches and of images [n,C,H,W], summed over the classes: a scalar"
         real, synthetic = self.pairs(images)
         theta, y = self.theta.clone().requires_grad_(), self.classes[:, None]
         wanted = torch.stack([gradient(self.model, theta, x, k.expand(len(x))) for x, k in zip(real, y, strict=True)])

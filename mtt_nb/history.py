@@ -16,6 +16,7 @@ from .experts import load_tensors, save_tensors, understood
 from .matching import matching_loss
 from .plane import Plane
 from .plots import ENDS, EXPERT, LOSS, QUIET, STUDENT, TARGET, Picture, write_gif
+from .speed import repeatable
 from .unroll import unroll
 
 # %% auto #0
@@ -29,6 +30,7 @@ class Thinned:
         self.items, self.limit, self.stride = [], limit, 1
         self.seen, self.extra = 0, False  # extra: the last item is there only for being the newest
     def add(self, item) -> None:
+        "Append the newest; where that is too many, every second of the others goes"
         if self.extra: self.items.pop()
         self.extra = self.seen % self.stride != 0
         self.seen += 1
@@ -111,7 +113,9 @@ class History:
         return history
 
 # %% ../nbs/12_history.ipynb #0a72a691
-def as_float32(t: Tensor) -> np.ndarray: return t.detach().float().cpu().numpy()
+def as_float32(t: Tensor) -> np.ndarray:
+    "The same numbers as an array of float32"
+    return t.detach().float().cpu().numpy()
 
 def as_pixels(images: Tensor, transform) -> np.ndarray:
     "Transformed images as uint8 [n,H,W,C]"
@@ -156,8 +160,9 @@ class Scribe:
     "Turns states into frames: dictionaries of numbers and small arrays"
     def __init__(self, distiller, planes: dict | None = None, plane_bytes=64_000_000):
         synthetic = distiller.synthetic
-        self.info, self.device = about(distiller), synthetic.images.device  # where paths are, and planes shall be
-        self.transform = synthetic.transform.to(self.device)
+        self.info, self.transform = about(distiller), synthetic.transform.to(synthetic.images.device)
+        path_device = getattr(getattr(distiller, "config", None), "path_device", None)
+        self.device = path_device or synthetic.images.device  # where paths are, and planes shall be
         self.buffer = getattr(distiller, "buffer", None)
         self.planes, self.plane_bytes = {} if planes is None else planes, plane_bytes
     def plane(self, expert: int) -> Plane | None:
@@ -206,9 +211,11 @@ class Recorder:
 # %% ../nbs/12_history.ipynb #2933452b
 def bend(distiller, state, images: Tensor, segment=None) -> tuple[float, Tensor, object]:
     "The student of `state` with other images, or on another segment, all else equal: its loss, its path [N+1,P] and its segment"
-    draw = state.draw if segment is None else state.draw._replace(segment=segment)
-    end, path = distiller.student(draw, images.detach(), state.lr)
-    return matching_loss(end.detach(), draw.segment.start, draw.segment.target).item(), path, draw.segment
+    if segment is None: segment = state.draw.segment
+    segment = segment._replace(start=segment.start.to(images.device), target=segment.target.to(images.device))
+    draw = state.draw._replace(segment=segment)
+    with repeatable(distiller.config.allow_tf32): end, path = distiller.student(draw, images.detach(), state.lr)
+    return matching_loss(end.detach(), segment.start, segment.target).item(), path, segment
 
 # %% ../nbs/12_history.ipynb #7635e00f
 def painted(
@@ -227,8 +234,10 @@ def gradient_shares(distiller, state) -> Tensor:  # [N,n,C,H,W]
     draw, config = state.draw, distiller.config
     copies = state.images[draw.batches].detach().requires_grad_()
     xs, ys = distiller.augment(copies, draw.params), state.labels[draw.batches]
-    end = unroll(distiller.model, draw.segment.start, xs, ys, state.lr, momentum=config.student_momentum, memory=config.memory)
-    grad, = torch.autograd.grad(matching_loss(end, draw.segment.start, draw.segment.target), copies)
+    options = dict(momentum=config.student_momentum, memory=config.memory)
+    with repeatable(config.allow_tf32):
+        end = unroll(distiller.model, draw.segment.start, xs, ys, state.lr, **options)
+        grad, = torch.autograd.grad(matching_loss(end, draw.segment.start, draw.segment.target), copies)
     shares = torch.zeros(len(grad), *state.images.shape, device=grad.device)
     for share, batch, g in zip(shares, draw.batches, grad, strict=True): share.index_add_(0, batch, g)
     return shares
@@ -245,6 +254,7 @@ def _plane(ax, history: History, frame: dict) -> None:
     one, two = plane["explained"]
     ax.set(xlabel=f"PC 1 ({one:.1%} of the variance)", ylabel=f"PC 2 ({two:.1%})",
            title=f"expert {plane['expert']}, off the plane at the end: {frame['off'][-1]:.2f}")
+    ax.title.set_fontsize(9)
     ax.legend(fontsize=7)
 
 # %% ../nbs/12_history.ipynb #22988d0c

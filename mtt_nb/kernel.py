@@ -21,7 +21,7 @@ __all__ = ['arc_cosine', 'ntk', 'ridge', 'centred', 'kernel_accuracy', 'KIPConfi
 # %% ../nbs/24_kernel.ipynb #7ed86e4e
 def arc_cosine(
     rho: Tensor,  # correlations; rounding beyond -1 and 1 is forgiven
-) -> tuple[Tensor, Tensor]:  # kappa_0 and kappa_1
+) -> tuple[Tensor, Tensor]:  # kappa_0 and kappa_1, each of the shape of rho
     "The arc-cosine kernels of degree 0 and 1 (Cho and Saul 2009), with finite gradients at -1 and 1 too"
     inside = rho.abs() < 1 - 1e-12
     safe = torch.where(inside, rho, 0.0)  # what is replaced has no gradient, neither 0 * inf
@@ -113,7 +113,7 @@ class KIP(Distiller):
             self.labels = F.one_hot(self.labels, data.n_classes).float()
 
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        "Half the mean squared error of the ridge regression on a batch of real images"
+        "Half the mean squared error of ridge regression, from images [n,C,H,W] and labels [n,K], on a batch of real images"
         c, data, k = self.config, self.data, self.data.n_classes
         real, y = real_batch(data, c.batch_real, self.generator)
         x = images.double()

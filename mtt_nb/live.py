@@ -59,7 +59,7 @@ def status_of(driver: Driver, total: int | None) -> dict:
 
 # %% ../nbs/12_live.ipynb #2d2739fc
 class Run(Recorded):
-    "A distiller that is being driven, recorded and shown"
+    "A distiller of `make()`, driven, recorded and shown: frames go to `send(**message)`; ValueError for fps not above 0"
     def __init__(self, make, name="run", *, fps=20.0, validate=None, every=50, planes=None, send=None):
         if not fps > 0: raise ValueError(f"fps {fps}: must be above 0")
         self.fps, self.validate, self.every, self.planes, self.name = fps, validate, every, planes, name
@@ -117,6 +117,7 @@ class Poking:
         loss, path, segment = bend(run.distiller, state, images, run.driver.segment)
         return dict(kind="poke", step=state.step, loss=loss, status=run.status(), **run.scribe.route(segment, path))
     def paint(self, image: int, pixels, mask) -> dict:
+        "The answer with image `image` painted: bytes [H,W,C], and [H,W] not 0 where painted; ValueError for no such image"
         state, run = self._state(), self.run
         if not 0 <= image < len(state.images): raise ValueError(f"image {image}: there are 0 to {len(state.images) - 1}")
         _, h, w = state.images.shape[1:]
@@ -135,8 +136,8 @@ class Poking:
         self.run.driver.segment = None if expert is None else self.run.distiller.buffer.at(expert, epoch, span)
         return self.answer()
     def inside(self) -> dict:
-        state = self._state()
-        norms = gradient_shares(self.run.distiller, state).flatten(2).norm(dim=2)
+        "How much every student step moves every image: norms [N,n]"
+        norms = gradient_shares(self.run.distiller, state := self._state()).flatten(2).norm(dim=2)
         return dict(kind="inside", step=state.step, norms=as_float32(norms))
 
 # %% ../nbs/12_live.ipynb #7d9d1191

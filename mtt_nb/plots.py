@@ -111,6 +111,7 @@ def plot_distances(
     target: Tensor,  # [P]
 ) -> Picture:
     "The student's distances to start and target in all P dimensions, and the part of the way left in each parameter tensor"
+    start, target = start.to(path), target.to(path)
     full = distances(path, start, target)
     way, end = (layer_distances(model, theta[None], target) for theta in (start, path[-1]))
     left, right = (fig := Picture(8, 3)).subplots(1, 2)
@@ -319,15 +320,17 @@ class _Screen:
 
 # %% ../nbs/11_plots.ipynb #0fab934d
 def write_gif(path: Path, pictures: list[np.ndarray], fps: float) -> None:
-    "Frames uint8 [height,width,3] with one palette, in which white stays white; the last frame stays for two seconds"
+    "Frames uint8 [height,width,3] with one palette, in which greys stay grey; the last frame stays for two seconds"
     some = np.concatenate([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
-    palette = Image.fromarray(some).quantize(255, method=Image.Quantize.MAXCOVERAGE)
-    colours, white, frames = palette.getpalette()[:255 * 3], 255, []
+    found = Image.fromarray(some).quantize(191, method=Image.Quantize.MAXCOVERAGE).getpalette()[:191 * 3]
+    greys = [level for grey in range(0, 256, 4) for level in (grey, grey, grey)]  # so that grey pixels stay grey
+    colours, white, palette, frames = (found + [0] * (191 * 3 - len(found)) + greys), 255, Image.new("P", (1, 1)), []
+    palette.putpalette(colours)
     for picture in pictures:
         index = np.array(Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE))
         index[(picture == 255).all(2)] = white
         frames.append(Image.fromarray(index))
-        frames[-1].putpalette(colours + [0] * (255 * 3 - len(colours)) + [255] * 3)
+        frames[-1].putpalette(colours + [255] * 3)
     film, hold = io.BytesIO(), [round(1000 / fps)] * (len(frames) - 1) + [2000]
     frames[0].save(film, "gif", save_all=True, append_images=frames[1:], duration=hold, loop=0)
     path.write_bytes(film.getvalue())

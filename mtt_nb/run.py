@@ -267,7 +267,7 @@ REPORT = """# {data}: {n} images by {method}
 {beside}
 Mean ± standard deviation over {nets} networks that differ in their seed. {chosen}
 Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random selection has the same
-size, labels and augmentation{lr}.
+size and augmentation, and hard labels{lr}.
 
 ![Accuracies](accuracies.png)
 {course}

@@ -6,10 +6,11 @@
 from __future__ import annotations
 import math
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
 # %% auto #0
-__all__ = ['aten', 'SMALL', 'REWRITTEN', 'pool', 'pool_backward', 'gradient', 'separate_gradients', 'as_weight_gradient', 'rows',
-           'multiply', 'product', 'as_product', 'gradient_as_product', 'channels_last', 'channels_last_gradient',
-           'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'repeatable']
+__all__ = ['aten', 'SMALL', 'REWRITTEN', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient', 'separate_gradients',
+           'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product', 'gradient_as_product', 'channels_last',
+           'channels_last_gradient', 'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'repeatable']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -33,11 +34,11 @@ def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include
 
 # %% ../nbs/03_speed.ipynb #64d378ea
 def pool(x: Tensor, size, *options) -> Tensor:
-    "Average pooling over whole tiles, as a mean"
+    "Average pooling of x [B,C,H,W] over whole tiles, as a mean"
     return x.reshape(tiles).mean((3, 5)) if (tiles := _tiles(x, size, *options)) else NotImplemented
 
 def pool_backward(g: Tensor, x: Tensor, size, *options) -> Tensor:
-    "Its derivative: every pixel gets its share of its tile's"
+    "Its derivative: every pixel of x [B,C,H,W] gets its share of its tile's, g [B,C,rows,columns]"
     if not (tiles := _tiles(x, size, *options)): return NotImplemented
     return (g / (size[0] * size[1]))[:, :, :, None, :, None].expand(tiles).reshape(x.shape)
 
@@ -45,11 +46,11 @@ def pool_backward(g: Tensor, x: Tensor, size, *options) -> Tensor:
 aten = torch.ops.aten
 
 def gradient(which: int, g, x, weight, *options) -> Tensor:
-    "Of a convolution, by x (0) or weight (1)"
+    "Of a convolution, by x [B,C,H,W] (0) or weight [O,C,h,w] (1): like that; g [B,O,...] is the gradient of its result"
     return aten.convolution_backward(g, x, weight, None, *options, [i == which for i in range(3)])[which]
 
 def separate_gradients(g, x, weight, bias_sizes, *options) -> tuple:
-    "The gradients of a convolution by x, weight and bias as operations of their own"
+    "The gradients of a convolution by x [B,C,H,W], weight [O,C,h,w] and bias [O], each like that, as operations of their own"
     *options, wanted = options
     if sum(wanted) < 2: return NotImplemented
     return (*(gradient(i, g, x, weight, *options) if wanted[i] else None for i in (0, 1)),
@@ -84,11 +85,13 @@ def rows(x: Tensor, size, padding, groups) -> tuple[Tensor, tuple[int, int, int]
     return torch.stack(seen, 4).permute(3, 0, 1, 2, 4, 5).reshape(groups, math.prod(places), -1), places
 
 # %% ../nbs/03_speed.ipynb #2e303e25
-def multiply(a: Tensor, b: Tensor) -> Tensor: return (a[0] @ b[0])[None] if len(a) == 1 else a @ b
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    "The products of a [groups,n,k] and b [groups,k,m], [groups,n,m]"
+    return (a[0] @ b[0])[None] if len(a) == 1 else a @ b
 
 # %% ../nbs/03_speed.ipynb #08c98542
 def product(x: Tensor, weight: Tensor, padding, groups, transposed=False) -> Tensor:
-    "A convolution of stride 1 as a matrix product; the transposed one is that of the padded x with the kernels turned round"
+    "A convolution of x [B,C,H,W] of stride 1 as a matrix product; the transposed one is that of padded x and turned kernels"
     weight, size = weight.unflatten(0, (groups, -1)), weight.shape[2:]
     if transposed: weight, padding = weight.transpose(1, 2).flip(3, 4), [s - 1 - p for s, p in zip(size, padding)]
     seen, (n, h, w) = rows(x, size, padding, groups)
@@ -97,7 +100,7 @@ def product(x: Tensor, weight: Tensor, padding, groups, transposed=False) -> Ten
 
 # %% ../nbs/03_speed.ipynb #88dcdfad
 def as_product(x, weight, bias, stride, padding, dilation, transposed, rest, groups) -> Tensor:
-    "A small convolution as a matrix product"
+    "A small convolution of x [B,C,H,W] as a matrix product [B,O,rows,columns]"
     if not _plain(x, weight, stride, dilation): return NotImplemented
     out = product(x, weight, padding, groups, transposed)
     return out if bias is None else out + bias[:, None, None]
@@ -121,7 +124,7 @@ def _side_by_side(tensors: tuple[Tensor, ...], groups: int) -> list[Tensor] | No
 
 # %% ../nbs/03_speed.ipynb #aee9b6e8
 def channels_last(x, weight, bias, *options) -> Tensor:
-    "A convolution, told how its arrays are to lie"
+    "A convolution of x [B,C,H,W], told how its arrays are to lie"
     turned = _side_by_side((x, weight), options[-1])
     return aten.convolution(*turned, bias, *options) if turned else NotImplemented
 
@@ -170,14 +173,14 @@ def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:
 class Replayed:
     "A function of CUDA tensors as a CUDA graph over its own copies of inputs and outputs"
     def __init__(self, f: Callable, tensors: tuple[Tensor, ...]):
-        self.inputs = [t.detach().clone() for t in tensors]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3): f(*self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"): self.outputs = f(*self.inputs)
+        self.inputs, self.graph = [t.detach().clone() for t in tensors], torch.cuda.CUDAGraph()
+        with torch.cuda.device(tensors[0].device):  # of several GPUs that of the tensors: else nothing would be recorded
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3): f(*self.inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"): self.outputs = f(*self.inputs)
 
     def __call__(self, *tensors: Tensor):
         for mine, given in zip(self.inputs, tensors, strict=True): mine.copy_(given)
@@ -196,14 +199,16 @@ class Fast:
         self.f, self.made = f, {}
 
     def __call__(self, *tensors: Tensor):
-        key = torch.backends.cudnn.allow_tf32, *((t.shape, t.dtype, t.device) for t in tensors)
+        cudnn = torch.backends.cudnn
+        key = cudnn.allow_tf32, cudnn.deterministic, *((t.shape, t.dtype, t.device) for t in tensors)
         if key not in self.made: self.made[key] = self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)
 
     @torch.no_grad()
     def _make(self, tensors: tuple[Tensor, ...]) -> Callable:
-        fast = compiled(self.f, tensors)
-        return Replayed(fast, tensors) if self.replays and tensors[0].is_cuda else fast
+        if not (self.replays and tensors[0].is_cuda): return compiled(self.f, tensors)
+        own = tuple(t.detach().clone() for t in tensors)  # as the graph's own will be, so that nothing is compiled twice
+        return Replayed(compiled(self.f, own), own)
 
 # %% ../nbs/03_speed.ipynb #dd7ab0c6
 @lru_cache(maxsize=16)
@@ -212,14 +217,17 @@ def fast(step: Callable, *fixed) -> Fast:
     return Fast(partial(step, *fixed))
 
 # %% ../nbs/03_speed.ipynb #8f02e009
+ONE_AT_A_TIME = threading.RLock()  # of several threads: the switches, and the arrays of a graph, are there once
+
 @contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
     "Within it CUDA takes algorithms that give the same bits each time, and rounds factors to TF32 only where allowed"
     switches = [(torch.backends.cuda.matmul, "allow_tf32", tf32), (torch.backends.cudnn, "allow_tf32", tf32),
                 (torch.backends.cudnn, "deterministic", True)]
-    before = [getattr(where, name) for where, name, _ in switches]
-    try:
-        for where, name, value in switches: setattr(where, name, value)
-        yield
-    finally:
-        for (where, name, _), value in zip(switches, before): setattr(where, name, value)
+    with ONE_AT_A_TIME if torch.cuda.is_available() else nullcontext():
+        before = [getattr(where, name) for where, name, _ in switches]
+        try:
+            for where, name, value in switches: setattr(where, name, value)
+            yield
+        finally:
+            for (where, name, _), value in zip(switches, before): setattr(where, name, value)

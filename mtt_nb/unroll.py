@@ -57,13 +57,13 @@ def pull_back(
 
 # %% ../nbs/05_unroll.ipynb #f0056cdf
 def student_step(model, momentum, theta, velocity, x, y, lr) -> tuple[Tensor, Tensor]:
-    "One step of SGD: the next theta, and the velocity that led there"
+    "One step of SGD: the next theta, and the velocity that led there, both like theta, [P] or [K,P]"
     with torch.enable_grad(): g = gradient(model, theta.detach().requires_grad_(), x, y)
     velocity = momentum * velocity + g if momentum else g
     return theta - lr * velocity, velocity
 
 def adjoint_step(model, momentum, wanted, theta, velocity, x, y, lr, lam, nu) -> tuple[Tensor | None, ...]:
-    "One step of the sweep: lambda and nu before the step from those after it, and the gradients of its x, y and lr"
+    "One step of the sweep: lambda and nu, like theta, before the step from those after it, and the gradients of its x, y, lr"
     nu = momentum * nu - lr * lam
     if momentum: d_lr, (_, products) = -(lam * velocity).sum(), pull_back(model, (theta, x, y), wanted, nu)
     else:  # nu is -lr * lam, and the velocity is g
