@@ -14,8 +14,10 @@ from mtt_nb.distill import MTT, MTTConfig
 from mtt_nb.driver import Driver
 from mtt_nb.evaluate import evaluate, train_networks
 from mtt_nb.experts import record_experts
+from mtt_nb.history import Recorder, bend, gradient_shares
 from mtt_nb.methods import SELECTIONS
 from mtt_nb.models import FlatModel, build
+from mtt_nb.plots import plot_distances
 from mtt_nb.speed import Fast, repeatable
 from mtt_nb.synthetic import SyntheticSet
 from mtt_nb.unroll import unroll
@@ -146,6 +148,32 @@ def test_replay_leaves_inputs_and_earlier_results_alone():
     first, _ = twice(x, y)
     second, kept = twice(x + 1, y * 5)
     assert first.tolist() == [1, 3, 5] and second.tolist() == [7, 9, 11] and kept.tolist() == [5, 5, 5] and x.tolist() == [0, 1, 2]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_replay_on_another_gpu():
+    f = Fast(lambda x: x + 1)
+    assert [f(torch.full((3,), float(k), device="cuda:1")).tolist() for k in range(3)] == [[k + 1] * 3 for k in range(3)]
+
+
+def test_a_held_segment(data, buffer):
+    "Read from a file, so not on the GPU yet"
+    mtt = MTT(config(), data, buffer)
+    state = mtt.step()
+    loss, path, _ = bend(mtt, state, state.images)
+    assert abs(loss - state.loss) < 1e-6 and torch.equal(path, state.path)
+    loss, path, segment = bend(mtt, state, state.images, buffer.at(1, 1, 2))
+    assert loss > 0 and segment.expert == 1 and path.is_cuda
+    assert apart(gradient_shares(mtt, state).sum(0), state.grad) < 1e-3
+
+
+@pytest.mark.parametrize("path_device", [None, "cpu"])
+def test_frames_and_pictures(data, buffer, path_device):
+    mtt = MTT(config(path_device=path_device), data, buffer)
+    recorder, state = Recorder(mtt), mtt.step()
+    recorder(state)
+    assert recorder.history.frames[0]["path"].shape == (6, 2)
+    assert plot_distances(mtt.model, state.path, state.segment.start, state.segment.target)._repr_png_()[:4] == b"\x89PNG"
 
 
 # memory and judging
