@@ -37,7 +37,7 @@ def image_grid(
     zoom: int | None = None,  # pixels on the screen for a pixel; by default as many as make an image at least 32 wide
     gap=1,  # white pixels between images, before the zoom
 ) -> np.ndarray:  # [height, width, 3] uint8
-    "Lay images out in one picture, row by row"
+    "Lay images out in one picture, row by row; ValueError for other shapes or pixels"
     if x.ndim != 4 or not len(x): raise ValueError(f"images of shape {tuple(x.shape)}: must be [n,C,H,W] with n at least 1")
     if x.min() < -1e-3 or x.max() > 1 + 1e-3:
         raise ValueError(f"pixels from {x.min():.3g} to {x.max():.3g}: must be in [0,1]; see ImageData.to_display")

@@ -112,7 +112,7 @@ def evaluate(
     allow_tf32=False,  # let a GPU round factors to TF32
     ranks=ALONE,  # over which the networks are spread
 ) -> Evaluation:
-    "The paper's protocol: train `nets` fresh networks on the set, with its lr and augmentation, and test them on real images"
+    "The paper's protocol: fresh networks, trained on the set with its lr and augmentation; ValueError for a set of other data"
     require_same_data("the set", synthetic.meta, data)
     for name, value in dict(nets=nets, epochs=epochs, batch_size=batch_size).items():
         if value < 1: raise ValueError(f"{name} {value}: must be at least 1")

@@ -292,7 +292,7 @@ class ExpertBuffer(_Recording):
         expert: int,  # 0 to len(buffer) - 1
         epoch: int,  # 0 is the random start
     ) -> Tensor:  # [P], float32, on the CPU
-        "Read one snapshot, and nothing else, from the memory-mapped file"
+        "Read one snapshot, and nothing else, from the mapped file; ValueError for one that is not there, Damaged for a bad one"
         if not 0 <= expert < len(self): raise ValueError(f"expert {expert}: there are 0 to {len(self) - 1}")
         if not 0 <= epoch <= self.epochs: raise ValueError(f"epoch {epoch}: recorded are 0 to {self.epochs}")
         with _opened(self.files[expert]) as f:
@@ -308,7 +308,7 @@ class ExpertBuffer(_Recording):
         return torch.stack([self.theta(expert, t) for t in range(self.epochs + 1)])
 
     def at(self, expert: int, epoch: int, span: int) -> Segment:
-        "The segment of one expert from `epoch` (t) to `epoch + span` (t + M)"
+        "The segment of one expert from `epoch` (t) to `epoch + span` (t + M); ValueError as `theta`, and for a span below 1"
         if span < 1: raise ValueError(f"span {span}: must be at least 1; a segment of no length has nothing to match")
         return Segment(expert, epoch, self.theta(expert, epoch), self.theta(expert, epoch + span))
 
@@ -318,7 +318,7 @@ class ExpertBuffer(_Recording):
         max_start: int,  # T+: starts are drawn from 0 to T+ - 1
         span: int,  # M: epochs from start to target
     ) -> Segment:
-        "A random expert, a random start below `max_start`, and the target `span` epochs on"
+        "A random expert, a random start below `max_start`, the target `span` epochs on; ValueError where that is not recorded"
         if max_start < 1: raise ValueError(f"max_start (T+) {max_start}: must be at least 1")
         if max_start - 1 + span > self.epochs:
             raise ValueError(f"starts below T+ = {max_start} and M = {span} reach epoch {max_start - 1 + span}, "
@@ -411,7 +411,7 @@ def record_experts(
     callback: Callable[[Epoch], None] | None = None,  # told after every epoch
     share: Callable[[Sequence[Sequence[Path]]], Iterable[int]] | None = None,  # which groups of files to record, one at a time
 ) -> ExpertBuffer:
-    "Train experts on the training images and store the parameters at the start and after every epoch (Algorithm 1's input)"
+    "Train experts and store their parameters at the start and after every epoch, Algorithm 1's input; ValueError or OSError"
     path, model = Path(path), FlatModel(model).to(data.device)
     for name, value in dict(n=n, epochs=epochs, batch_size=batch_size, lr=lr, at_once=at_once).items():
         if not value > 0: raise ValueError(f"{name} {value}: must be above 0")

@@ -39,7 +39,7 @@ class Axes:
         raise ValueError(f"points of shape {tuple(thetas.shape)}: the plane lies in a space of {len(self.centre):,} parameters")
 
     def project(self, thetas: Tensor) -> Tensor:
-        "Coordinates in the plane [...,2] of points [...,P], in units of distance in the full space"
+        "Coordinates in the plane [...,2] of points [...,P], in the full space's units of distance; ValueError for another P"
         return self._offset(thetas) @ self.basis.T
 
     def residual(self, thetas: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class Plane(Axes):
 
     @classmethod
     def fit(cls, thetas: Tensor | Sequence[Tensor]) -> Plane:
-        "Principal axes of points [n,P], or of all points of a list of trajectories; the first runs rightwards and upwards"
+        "Principal axes of points [n,P], or of a list of trajectories; the first runs right and upwards; ValueError for no plane"
         points, first = _points(thetas)
         q, r = torch.linalg.qr((points - points.mean(0)).T)
         return cls._through(points, torch.linalg.svd(r.T)[2][:2] @ q.T, first)

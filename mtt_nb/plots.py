@@ -343,7 +343,7 @@ def save_animation(
     expert: Tensor | None = None,  # the path to draw in the plane [epochs + 1, P]
     fps=5.0,  # frames a second
 ) -> Path:
-    "Write a film of a run: the images, with pixels from 0 to 1, the paths in the plane, and the loss"
+    "Write a film of a run: images, with pixels from 0 to 1, paths in the plane, loss; ValueError for no frames, or no .gif"
     path = Path(path)
     if path.suffix.lower() != ".gif": raise ValueError(f"{path.name}: the film is a GIF, so its name must end in .gif")
     if not frames: raise ValueError("no frames: give a Frame for every meta-step to show")
