@@ -1,9 +1,13 @@
 "`unroll` against an independent implementation, in float64, on networks and shapes drawn at random."
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from mtt_nb.models import FlatModel, build
+from mtt_nb.speed import Fast, Replayed
 from mtt_nb.unroll import unroll
 
 
@@ -63,3 +67,28 @@ def test_equals_an_independent_unroll(case, momentum, memory, soft):
         grads.append(torch.autograd.grad(end @ weights + end.square().sum(), wanted))
     assert (ends[0] - ends[1]).norm() <= 1e-12 * ends[1].norm()
     for ours, theirs in zip(*grads): assert (ours - theirs).norm() <= 1e-12 * theirs.norm() + 1e-15
+
+
+class Emulated(Replayed):
+    "A replayed function whose graph is a stand-in: what it works on and what it leaves lies in the same places at every call, as on a GPU"
+    def __init__(self, f, tensors):
+        self.inputs = [t.detach().clone() for t in tensors]
+        self.outputs = f(*self.inputs)
+        self.graph = SimpleNamespace(replay=lambda: [old.copy_(new) for old, new in zip(tree_leaves(self.outputs), tree_leaves(f(*self.inputs))) if new is not None])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("soft", [False, True])
+def test_replayed_steps_on_a_stand_in(monkeypatch, momentum, soft):
+    monkeypatch.setattr(Fast, "_make", lambda self, tensors: Emulated(self.f, tensors))
+    model, g = FlatModel(build("convnet", (1, 8, 8), 3, width=4, depth=2)), torch.Generator().manual_seed(0)
+    model.module.double()
+    results = {False: [], True: []}
+    for _ in range(2):  # the second time nothing is made anew, and the results of the first must stay
+        theta, xs = model.init(g).double(), torch.randn(4, 3, 1, 8, 8, generator=g, dtype=torch.double)
+        ys = torch.randn(4, 3, 3, generator=g, dtype=torch.double).softmax(-1) if soft else torch.randint(3, (4, 3), generator=g)
+        for compile in results:
+            wanted = [t.clone().requires_grad_() for t in (theta, xs, torch.full((4,), 0.1, dtype=torch.double), *[ys] * soft)]
+            end, path = unroll(model, wanted[0], wanted[1], wanted[3] if soft else ys, wanted[2], momentum=momentum, compile=compile, return_path=True)
+            results[compile] += [end.detach(), path, *torch.autograd.grad(end.square().sum(), wanted)]
+    for ours, theirs in zip(results[True], results[False], strict=True): assert (ours - theirs).norm() <= 1e-12 * theirs.norm()
