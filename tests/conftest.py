@@ -159,7 +159,13 @@ class Lab:
     @property
     def step(self): return int(self.data["latest"])
 
-    def press(self, name): self.page.locator(f".widget-button.mtt-{name}").first.click()
+    def to_front(self):
+        "JupyterLab brings another tab to the front when one is closed, and may do so late"
+        self.root.evaluate("e => { const tab = e.closest('.jp-NotebookPanel'); if (tab && window.jupyterapp) window.jupyterapp.shell.activateById(tab.id) }")
+
+    def press(self, name):
+        self.to_front()
+        self.page.locator(f".widget-button.mtt-{name}").first.click()
     def status(self): return self.root.locator(".mtt-status").inner_text()
 
     def colours(self, x, y, w, h):
@@ -168,6 +174,7 @@ class Lab:
             for (let i = 0; i < d.length; i += 4) out.add([d[i], d[i+1], d[i+2], d[i+3]].join()); return [...out] }""", [x, y, w, h]))
 
     def box(self):
+        self.to_front()
         canvas = self.root.locator(".mtt-canvas")
         canvas.wait_for(state="visible")  # JupyterLab may be about to lay the output out anew
         return canvas.bounding_box()
