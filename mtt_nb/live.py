@@ -136,7 +136,7 @@ class Poking:
         self.run.driver.segment = None if expert is None else self.run.distiller.buffer.at(expert, epoch, span)
         return self.answer()
     def inside(self) -> dict:
-        "How much every student step moves every image: norms [N,n]"
+        "The norm of what every student step hands to every image, [N,n]"
         norms = gradient_shares(self.run.distiller, state := self._state()).flatten(2).norm(dim=2)
         return dict(kind="inside", step=state.step, norms=as_float32(norms))
 
