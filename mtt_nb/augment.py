@@ -163,7 +163,7 @@ def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dic
 # %% ../nbs/02_augment.ipynb #cb50a0c2
 def part(device: torch.device) -> int:
     "Values that are worked on at once: what stays in a CPU's cache; more on a GPU, where calls cost time, not values"
-    return 2**18 if device.type == "cpu" else 2**23
+    return 2**18 if device.type == "cpu" else 2**21
 
 def _in_parts(f, x: Tensor, rows: Tensor, params: dict[str, Tensor]) -> Tensor:
     "f(x[rows], params), of which only the output is kept for the backward pass where it is larger than a part"
@@ -224,7 +224,7 @@ def alike(batches: Iterable[Tensor], values: int, device: torch.device) -> Itera
             yield torch.stack(group)
             group = []
         group.append(batch)
-        if device.type == "cpu" or (len(group) + 1) * batch.numel() * values > part(device):
+        if device.type == "cpu" or (len(group) + 1) * batch.numel() * values > 4 * part(device):
             yield torch.stack(group)
             group = []
     if group: yield torch.stack(group)

@@ -307,8 +307,10 @@ def make_data(
     if stream and zca: raise ValueError("zca needs all images in memory: leave out zca, or stream")
     xs = [Streamed(x, rows, Transform()) if stream else _picked(x, rows) for x, _, rows in parts]
     ys = [y[rows] for _, y, rows in parts]
-    transform = (ZCA if zca else Normalise).fit(xs[0])
-    made_of = fingerprint(name, classes, transform.kind, *xs, *ys)
+    kind = ZCA if zca else Normalise
+    made_of = fingerprint(name, classes, kind.kind, *xs, *ys)
+    if torch.device(device).type == "cuda": xs = [x.to(device) for x in xs]  # the matrices of ZCA are its kind of work
+    transform = kind.fit(xs[0])
     parts = [t for x, y in zip(xs, ys) for t in (_transformed(transform, x), y)]
     options = dict(zca=zca, val_fraction=val_fraction, seed=seed, limit=limit)
     return ImageData(name, *parts, classes, transform, made_of, options).to(device)

@@ -158,8 +158,9 @@ def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:
     name, began = getattr(f, "func", f).__name__, time.perf_counter()  # func: of a partial
     largest = tuple(max(tensors, key=lambda t: t.ndim).shape)
     print(f"compiling {name} for {largest}, seconds to minutes: ", end="", file=sys.stderr, flush=True)
-    program = recorded(f, tensors)
-    fast = torch.compile(program, dynamic=False)
+    program, options = recorded(f, tensors), {"deterministic": True}
+    known = tensors[0].is_cuda and options.keys() <= set(torch._inductor.list_options())  # not to all versions of PyTorch
+    fast = torch.compile(program, dynamic=False, options=options if known else None)
     try: fast(*tensors)
     except RuntimeError as e:
         print("failed", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""What nbs/bench_cuda.json holds, measured on the GPU of this machine: python tests/measure_cuda.py [FILE] [TASK ...]
+"""What nbs/bench_cuda.json holds, measured on the GPU of this machine: python tests/measure_cuda.py [FILE] [PART ...]
 
-Written after every part, so that a stop leaves what is there. Some ten minutes for all tasks."""
+A part is `steps`, `errors` or a task of `mtt_nb.bench.TASKS`; by default all, some ten minutes. Written after every
+part, and what FILE holds of other parts is kept, so that a stop leaves what is there."""
 import json
 import sys
 from functools import partial
@@ -51,17 +52,20 @@ def steps():
 
 
 if __name__ == "__main__":
-    file, names = Path(sys.argv[1] if len(sys.argv) > 1 else "bench_cuda.json"), sys.argv[2:] or list(TASKS)
-    found = dict(tasks={}, steps={}, errors={})
+    file, parts = Path(sys.argv[1] if len(sys.argv) > 1 else "bench_cuda.json"), sys.argv[2:] or ["steps", *TASKS, "errors"]
+    found = json.loads(file.read_text()) if file.exists() else dict(tasks={}, steps={}, errors={})
     def keep(): file.write_text(json.dumps(found, indent=1) + "\n")
-    for name, row in steps():
-        found["steps"][name] = row
-        print(name, row, flush=True)
+    for part in parts:
+        if part == "steps":
+            for name, row in steps():
+                found["steps"][name] = row
+                print(name, row, flush=True)
+                keep()
+        elif part == "errors":
+            found["errors"] = errors((3, 32, 32), 10, 50, 128, "cuda",
+                                     ("reference", "constant", "replayed", "reference, tf32", "replayed, tf32"))
+            print(found["errors"], flush=True)
+        else:
+            new = bench([part], "cuda")
+            found |= new | dict(tasks=found["tasks"] | new["tasks"], errors=found["errors"])
         keep()
-    for name in names:
-        part = bench([name], "cuda")
-        found |= part | dict(tasks=found["tasks"] | part["tasks"], errors={})
-        keep()
-    found["errors"] = errors((3, 32, 32), 10, 50, 128, "cuda", ("reference", "constant", "replayed", "reference, tf32", "replayed, tf32"))
-    print(found["errors"])
-    keep()

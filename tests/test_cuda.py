@@ -71,6 +71,12 @@ def test_all_variants_agree_in_float64(shape, batch, steps, width):
         assert error < (1e-12 if name.endswith("64") else 0.1), (name, error)  # a ReLU may fall on the other side in float32
 
 
+def test_whitened_as_on_the_cpu():
+    here, there = (load("digits", zca=True, device=device) for device in ("cpu", DEVICE))
+    assert there.x_test.is_cuda and there.transform.whiten.is_cuda and here.fingerprint == there.fingerprint
+    assert apart(there.x_test, here.x_test) < 1e-5 and apart(there.transform.colour, here.transform.colour) < 1e-5
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("soft", [False, True])
 def test_unroll_equals_that_of_the_cpu(momentum, soft):
@@ -182,12 +188,12 @@ def test_memory_does_not_grow_with_the_steps():
     shape, width = (3, 32, 32), 64
     model = FlatModel(build("convnet", shape, 10, width=width)).to(DEVICE)
     grown = {}
-    for name, step, n in (("few", package_step, 10), ("many", package_step, 40), ("reference", reference_step, 40)):
+    for name, step, n in (("few", package_step, 80), ("many", package_step, 160), ("reference", reference_step, 80)):  # all above a part
         given = inputs(model, shape, 10, n, DEVICE)
         step(model, given._replace(params={k: p[:1] for k, p in given.params.items()}))  # what is taken once
         grown[name] = peak_growth(partial(step, model, given), DEVICE)
-    kept = 30 * (model.n_params + 2 * 10 * 3 * 32 * 32) * 4  # points passed, augmented images and their gradients
-    assert grown["many"] - grown["few"] < 2 * kept and grown["reference"] > 4 * grown["many"], grown
+    kept = 80 * (model.n_params + 2 * 10 * 3 * 32 * 32) * 4  # points passed, augmented images and their gradients
+    assert grown["many"] - grown["few"] < 1.5 * kept and grown["reference"] > 4 * grown["few"], grown
 
 
 def test_evaluation(data, buffer):
