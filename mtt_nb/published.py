@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'DD', 'AUTOPALETTE', 'SUBSETS', 'PUBLISHED', 'Published', 'published', 'markdown_table',
-           'published_table']
+__all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'DD', 'AUTOPALETTE', 'INFOUTIL', 'SUBSETS', 'PUBLISHED', 'Published', 'published',
+           'markdown_table', 'published_table']
 
 # %% ../nbs/09_published.ipynb #2c223847
 class Published(NamedTuple):
@@ -26,6 +26,7 @@ KIP = "Nguyen et al. 2021, Tables 1 and 2"
 DC = "README of DC's repository"
 DD = "project page of DD"
 AUTOPALETTE = "AutoPalette, NeurIPS 2024"
+INFOUTIL = "Wang et al. 2026, arXiv 2601.21296, Table 9"
 SUBSETS = "tables of ATT, AutoPalette and GSDD"
 
 # %% ../nbs/09_published.ipynb #d6b50ed7
@@ -35,6 +36,9 @@ random      cifar100       4.2±0.3   14.6±0.5  30.0±0.4   {TABLES}
 random      tiny-imagenet  1.4±0.1   5.0±0.2   15.0±0.4   {TABLES}
 herding     cifar10        21.5±1.3  31.6±0.7  40.4±0.6   {AUTOPALETTE}
 herding     cifar100       8.4±0.3   17.3±0.3  33.7±0.5   {AUTOPALETTE}
+forgetting  cifar10        13.5±1.2  23.3±1.0  23.3±1.1   {INFOUTIL}
+forgetting  cifar100       4.5±0.2   15.1±0.3  30.5±0.3   {INFOUTIL}
+forgetting  tiny-imagenet  1.6±0.1   5.1±0.2   15.0±0.3   {INFOUTIL}
 dd          cifar10        -         36.8±1.2  -          {TABLES}; AlexNet
 ld          cifar10        25.7±0.7  38.3±0.4  42.5±0.4   {KIP}; AlexNet
 dc          cifar10        28.3±0.5  44.9±0.5  53.9±0.5   {TABLES}
