@@ -160,18 +160,23 @@ def distil(
     with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
         recorder = go_on(distiller, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
         writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
-        saved, spent = time.monotonic(), sum(line.get("seconds", 0) for line in JsonLines.read(out / "log.jsonl"))
+        log = JsonLines.read(out / "log.jsonl")
+        saved, spent = time.monotonic(), sum(line.get("seconds", 0) for line in log)
         def over(): return distiller.steps >= total or spent >= seconds
-        last, = ranks.agree(over())
+        def validate():
+            seen = look(distiller.synthetic, data, protocol, ranks)
+            if not ranks.rank: keep_best(distiller, seen, out, *writers)
+        last, seen_here = ranks.agree(over(), any("val_accuracy" in line for line in log if line["step"] == distiller.steps))
+        if last and not seen_here:  # it was stopped here, and no more steps are wanted now
+            validate()
+            if not ranks.rank: recorder.history.save(out / "history.safetensors")
         while not last:
             state = distiller.step()
             spent += round(state.seconds, 6)  # as the log has it
             for observer in (*writers, *observers): observer(state)
             now = time.monotonic()
             last, asked, late, due = ranks.agree(over(), stop.asked, now >= until, now - saved > checkpoint_every)
-            if last or distiller.steps % protocol.eval_every == 0:
-                seen = look(distiller.synthetic, data, protocol, ranks)
-                if not ranks.rank: keep_best(distiller, seen, out, *writers)
+            if last or distiller.steps % protocol.eval_every == 0: validate()
             if last or asked or late or due:
                 if not ranks.rank: recorder.history.save(out / "history.safetensors")
                 keep_checkpoint(distiller, out / "checkpoint.safetensors")

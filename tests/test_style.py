@@ -60,3 +60,11 @@ def test_tables_on_the_site_are_tables():
     pages = list((NBS.parent / "_docs/html").glob("*.html"))
     if not pages: pytest.skip("no site: make docs")
     for page in pages: assert "<p>| " not in page.read_text(encoding="utf-8"), page.name
+
+
+@pytest.mark.parametrize("path", sorted([*NBS.glob("*.ipynb"), *NBS.glob("exercises/*.ipynb")]), ids=lambda p: p.stem)
+def test_no_widget_is_stored(path):
+    "Without its kernel a widget is a line of text: of a progress bar, one that says 0 %"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    kept = [o for c in cells for o in c.get("outputs", ()) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    assert not kept, "remove these outputs, or show what they show as a picture"
