@@ -155,7 +155,8 @@ class Damaged(ValueError):
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator:
-    "The open safetensors file; an error names it where it is missing or damaged"
+    "The open safetensors file; an error names it where it is missing, damaged or a folder"
+    if Path(path).is_dir(): raise IsADirectoryError(f"{path} is a folder: give a file in it")
     try:
         with safe_open(path, "pt") as f: yield f
     except FileNotFoundError: raise FileNotFoundError(f"no file {path}") from None
