@@ -102,7 +102,7 @@ function element(tag, parent, attributes = {}, text = "") {
 class View {
   constructor(model, el) {
     Object.assign(this, { model, store: storeOf(model), cursor: null, peek: null, k: null, locked: null, plane: null, switched: 0,
-                          open: null, strokes: null, drag: null, asked: 0, drawn: 0, regions: [], scale: 1, dirty: false, lastDraw: 0 });
+                          open: null, painted: new Map(), drag: null, asked: 0, drawn: 0, regions: [], scale: 1, dirty: false, lastDraw: 0 });
     this.root = element("div", el, { class: "mtt" });
     this.build();
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -166,8 +166,8 @@ class View {
     this.sweepButton.onclick = () => this.sweep();
     this.freeButton.onclick = () => this.model.send({ kind: "segment", run: 0, expert: null });
     this.closeButton.onclick = () => this.show(null);
-    this.keepButton.onclick = () => { if (this.open) { this.model.send({ kind: "keep", run: this.open.run }); this.strokes = null; } };
-    this.undoButton.onclick = () => { if (this.open) { this.strokes = null; this.model.send({ kind: "undo", run: this.open.run }); this.redraw(); } };
+    this.keepButton.onclick = () => { if (this.open) { this.model.send({ kind: "keep", run: this.open.run }); for (const s of this.paintedOf(this.open.run)) s.kept = true; this.redraw(); } };
+    this.undoButton.onclick = () => { if (this.open) { for (const s of this.paintedOf(this.open.run)) this.painted.delete(s.key); this.model.send({ kind: "undo", run: this.open.run }); this.redraw(); } };
     c.onpointermove = e => this.pointer(e);
     c.onpointerdown = e => { c.focus({ preventScroll: true }); this.press(e); };
     c.onpointerup = c.onpointercancel = e => this.release(e);
@@ -196,7 +196,7 @@ class View {
   }
   isLatest(run) { return this.frame(run) === last(run.frames); }
   goLive() { this.cursor = this.peek = this.k = null; this.redraw(); }
-  restart() { this.cursor = this.peek = this.k = this.plane = this.strokes = this.asked = null; clearInterval(this.timer); this.show(null); }
+  restart() { this.cursor = this.peek = this.k = this.plane = this.asked = null; this.painted.clear(); clearInterval(this.timer); this.show(null); }
 
   move(by) {
     const steps = [...new Set(this.store.runs.flatMap(r => r.frames.map(f => f.step)))].sort((a, b) => a - b);
@@ -299,9 +299,11 @@ class View {
   // -------------------------------------------------------------- one image, painted
 
   show(open) {
-    this.open = open; this.strokes = null;
+    const inside = this.panel.contains(document.activeElement);
+    this.open = open;
     this.panel.hidden = !open;
     if (open) this.closeButton.focus({ preventScroll: true });
+    else if (inside) this.canvas.focus({ preventScroll: true });  // or the keys would be JupyterLab's
     this.redraw();
   }
 
@@ -310,18 +312,26 @@ class View {
     if (n) this.show({ run: o.run, image: (o.image + by + n) % n });
   }
 
+  // What was painted lasts until the meta-step after the one that it was answered at: by image
+  keyOf(run, image) { return `${run} ${image}`; }
+  strokes() { return this.open && this.painted.get(this.keyOf(this.open.run, this.open.image)); }
+  paintedOf(run) { return [...this.painted.values()].filter(s => s.run === run); }
+  forget() { for (const s of this.painted.values()) if (s.step != null && last(this.store.runs[s.run].frames)?.step !== s.step) this.painted.delete(s.key); }
+
   paint(e) {
     const run = this.store.runs[this.open?.run], frame = run && this.frame(run);
     if (!frame || !run.info.can.includes("paint") || !this.isLatest(run)) return;
     if (run.status.running) this.model.send({ kind: "pause" });
     const [h, w, c] = frame.images.shape.slice(1), box = this.big.getBoundingClientRect();
     const px = clamp(Math.floor((e.clientX - box.left) / box.width * w), 0, w - 1), py = clamp(Math.floor((e.clientY - box.top) / box.height * h), 0, h - 1);
-    this.strokes ??= { pixels: new Uint8Array(h * w * c), mask: new Uint8Array(h * w) };
+    const { run: index, image } = this.open, key = this.keyOf(index, image);
+    const s = this.strokes() ?? { key, run: index, image, pixels: new Uint8Array(h * w * c), mask: new Uint8Array(h * w) };
+    this.painted.set(key, Object.assign(s, { kept: false, step: null }));
     const radius = Math.floor(Math.min(h, w) / 24), ink = this.ink(c);
     for (let y = Math.max(0, py - radius); y <= Math.min(h - 1, py + radius); y++)
       for (let x = Math.max(0, px - radius); x <= Math.min(w - 1, px + radius); x++) {
-        this.strokes.mask[y * w + x] = 1;
-        for (let i = 0; i < c; i++) this.strokes.pixels[(y * w + x) * c + i] = ink[i];
+        s.mask[y * w + x] = 1;
+        for (let i = 0; i < c; i++) s.pixels[(y * w + x) * c + i] = ink[i];
       }
     this.sendPaint();
     this.redraw();
@@ -332,7 +342,7 @@ class View {
   sendPaint() {  // one question at a time: strokes made meanwhile go with the next one
     if (performance.now() - this.asked < 3000) { this.more = true; return; }
     this.asked = performance.now(); this.more = false;
-    const { pixels, mask } = this.strokes;
+    const { pixels, mask } = this.strokes();
     this.model.send({ kind: "paint", run: this.open.run, image: this.open.image }, undefined, [pixels.slice().buffer, mask.slice().buffer]);
   }
 
@@ -355,10 +365,11 @@ class View {
   told(message) {
     if (message.kind === "poke") {
       this.asked = 0;
-      if (this.more && this.strokes) this.sendPaint();
+      if (message.step >= 0) for (const s of this.paintedOf(message.run)) s.step ??= message.step;
+      if (this.more && this.strokes()) this.sendPaint();
     }
     if (message.kind === "inside") this.animateSweep(message);
-    if (message.kind === "tick" || message.kind === "reset") this.segmentKey = null;
+    if (message.kind === "tick" || message.kind === "reset") { this.segmentKey = null; this.forget(); }
     this.redraw();
   }
 
@@ -422,7 +433,7 @@ class View {
 
   layout(width, runs) {
     const n = Math.max(1, runs.length), gap = 16, w = (width - gap * (n - 1)) / n, out = { runs: [] };
-    const side = n === 1 && width > 560, strip = 92;
+    const side = n === 1 && width > 700, strip = 92;
     const pathless = run => !run.planes.size && !run.frames.some(f => f.distance);
     const planeH = clamp(width * 0.34, 210, 380), high = planeH + strip + 8;
     for (let i = 0; i < n; i++) {
@@ -475,7 +486,7 @@ class View {
   drawPlane(run, index, newest, r) {
     const g = this.g, ink = this.ink_, expert = this.choosePlane(run, newest), plane = run.planes.get(expert);
     this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space, plane of expert ${expert ?? "–"}`, r.x, r.y + 13, { bold: true, size: 13 });
-    if (!plane) return;
+    if (!plane) { this.text("Step takes one meta-step, Start all of them.", r.x + 18, r.y + 42, { color: ink.faint }); return; }
     const wanted = newest?.step ?? Infinity, mine = run.frames.filter(f => f.step <= wanted && f.expert === expert && f.path), frame = last(mine);
     const [x0, y0, x1, y1] = run.boxes.get(expert), pad = 0.07, in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
     const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * pad));
@@ -496,17 +507,17 @@ class View {
     g.restore();
     const [e1, e2] = plane.explained, stretch = sy / sx;
     this.text(`PC 1: ${(100 * e1).toFixed(1)} % of the expert's variance`, in_.x + in_.w, r.y + r.h - 8, { color: ink.faint, align: "right", size: 11 });
-    this.text(`drawn ×${short(stretch)} as high as wide`, in_.x, r.y + r.h - 8, { color: ink.faint, size: 11 });
+    if (in_.w > 340) this.text(`drawn ×${short(stretch)} as high as wide`, in_.x, r.y + r.h - 8, { color: ink.faint, size: 11 });
     g.save(); g.translate(r.x + 11, in_.y + in_.h / 2); g.rotate(-Math.PI / 2);
     this.text(`PC 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
     g.restore();
     const crowd = [...path, ...(frame ? walk(frame.path) : [])];
-    this.legend(in_, crowd, frame && newest !== frame ? `student, step ${frame.step}` : "student", region.movable);
+    this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", region.movable);
     this.regions.push(region);
   }
 
   legend(in_, crowd, student, movable) {  // in the emptiest corner
-    const ink = this.ink_, w = 132, h = 58, corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
+    const ink = this.ink_, w = 160, h = 58, corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
     const points = ([cx, cy]) => crowd.filter(([x, y]) => x > cx - 12 && x < cx + w + 12 && y > cy - 16 && y < cy + h + 12).length;
     const [x, y] = corners.reduce((best, c) => points(c) < points(best) ? c : best);
     const row = (i, draw, s) => { draw(y + 14 * i + 4); this.text(s, x + 30, y + 14 * i + 8, { size: 11 }); };
@@ -535,8 +546,8 @@ class View {
 
   drawStrip(run, frame, r) {
     const ink = this.ink_, g = this.g;
-    this.text("distance in all dimensions, by student step (1 = start to target)", r.x, r.y + 11, { size: 12, bold: true, max: r.w });
-    const poke = run.poke && frame === last(run.frames) && run.poke.step === frame?.step ? run.poke : null, f = poke ?? frame;
+    this.text("distance in all dimensions, by student step (1 = start to target; its square is the loss)", r.x, r.y + 11, { size: 12, bold: true, max: r.w });
+    const poke = run.poke?.distance && frame === last(run.frames) && run.poke.step === frame?.step ? run.poke : null, f = poke ?? frame;
     if (!f?.distance) return;
     const in_ = { x: r.x + 34, y: r.y + 20, w: r.w - 142, h: r.h - 36 }, n = f.distance.length - 1;
     const top = Math.max(1.05, ...f.distance, ...(f.off ?? [])) * 1.04, to = (k, v) => [in_.x + in_.w * k / Math.max(1, n), in_.y + in_.h * (1 - Math.min(v, 4) / Math.min(top, 4))];
@@ -570,10 +581,19 @@ class View {
     return canvas;
   }
 
+  overlay(s, [, h, w, c]) {  // the painted pixels alone
+    const canvas = document.createElement("canvas");
+    canvas.width = w; canvas.height = h;
+    const g = canvas.getContext("2d"), pixels = g.createImageData(w, h);
+    for (let p = 0; p < w * h; p++) if (s.mask[p]) pixels.data.set([...[0, 1, 2].map(q => s.pixels[p * c + Math.min(q, c - 1)]), 255], p * 4);
+    g.putImageData(pixels, 0, 0);
+    return canvas;
+  }
+
   drawImages(run, index, frame, r) {
     const ink = this.ink_, g = this.g;
     this.text(frame ? `${frame.images.shape[0]} synthetic images` : "synthetic images", r.x, r.y + 13, { bold: true, size: 13 });
-    this.text("pixels: 0 black to 1 white, clipped", r.x + r.w, r.y + 13, { color: ink.faint, size: 11, align: "right" });
+    if (r.w > 340) this.text("pixels: 0 black to 1 white, clipped", r.x + r.w, r.y + 13, { color: ink.faint, size: 11, align: "right" });
     if (!frame) return;
     const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
     let best = [0, 1];
@@ -591,6 +611,8 @@ class View {
       const [x, y] = place(i);
       g.globalAlpha = batch && !batch.has(i) ? 0.22 : 1;
       g.drawImage(atlas, (i % across) * w, Math.floor(i / across) * h, w, h, x, y, zw, zh);
+      const painted = this.isLatest(run) && this.painted.get(this.keyOf(index, i));
+      if (painted) g.drawImage(this.overlay(painted, frame.images.shape), x, y, zw, zh);
       g.globalAlpha = 1;
       g.strokeStyle = k != null && (!batch || batch.has(i)) ? ink.accent : ink.line; g.lineWidth = k != null && (!batch || batch.has(i)) ? 2 : 1;
       g.strokeRect(x - 0.5, y - 0.5, zw + 1, zh + 1);
@@ -607,7 +629,7 @@ class View {
     const styles = [[this.ink_.student, []], [this.ink_.third, [5, 3]], [this.ink_.expert, [2, 3]]];
     const panel = (i, title, series, log, format) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, title, series, styles, log, format);
     const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
-    panel(0, `${runs[0]?.info.loss ?? "loss"}${many ? "" : " (thick: running mean)"}`, column(1), true, short);
+    panel(0, `${runs[0]?.info.loss ?? "loss"}${many || third < 220 ? "" : " (thick: running mean)"}`, column(1), true, short);
     panel(1, "student learning rate", column(2), false, short);
     if (withAccuracy) panel(2, "validation accuracy", runs.map(run => run.accuracy), false, v => `${(100 * v).toFixed(1)} %`);
     if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * i, { color: styles[i % 3][0], size: 11 }));
@@ -638,7 +660,7 @@ class View {
       if (log) { let m = null; const keep = 1 - 1 / clamp(ok.length / 8, 1, 25); this.line(ok.map(p => { m = m == null ? f(p[1]) : keep * m + (1 - keep) * f(p[1]); return [X(p[0]), Y(back(m))]; }), color, 2.2, dash); }
       if (ok.length < 30 && !log) ok.forEach(p => this.dot(X(p[0]), Y(p[1]), 2, color));
     });
-    const step = Math.min(this.wanted(), this.latest());
+    const step = (this.store.runs[0] && this.frame(this.store.runs[0])?.step) ?? 0;
     this.line([[X(step), in_.y], [X(step), in_.y + in_.h]], ink.accent, 1.5);
     const at = series[0].findLast(p => p[0] <= step);
     if (at) { this.dot(X(at[0]), Y(at[1]), 4, ink.accent, { hollow: true }); const left = X(step) > in_.x + in_.w / 2; this.text(format(at[1]), X(step) + (left ? -6 : 6), in_.y + 12, { color: ink.accent, size: 11, bold: true, align: left ? "right" : "left" }); }
@@ -647,25 +669,25 @@ class View {
   drawPanel() {
     const run = this.store.runs[this.open?.run], frame = run && this.frame(run);
     if (!frame || this.open.image >= frame.images.shape[0]) return;
-    const i = this.open.image, [, h, w, c] = frame.images.shape, size = h * w * c, canPaint = run.info.can.includes("paint");
+    const i = this.open.image, [, h, w, c] = frame.images.shape, size = h * w * c, canPaint = run.info.can.includes("paint"), live = this.isLatest(run);
     const fill = (canvas, colour) => {
       if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
       const g = canvas.getContext("2d"), pixels = g.createImageData(w, h);
       for (let p = 0; p < w * h; p++) pixels.data.set([...colour(p), 255], p * 4);
       g.putImageData(pixels, 0, 0);
     };
-    const images = frame.images, s = this.strokes;
+    const images = frame.images, s = live ? this.strokes() : null;
     fill(this.big, p => [0, 1, 2].map(q => { const a = p * c + Math.min(q, c - 1); return s?.mask[p] ? s.pixels[a] : images[i * size + a]; }));
     this.grad.hidden = !frame.grad;
     if (frame.grad) fill(this.grad, p => {  // down the gradient: orange wants to be brighter, blue darker
       const v = -frame.grad[(i * h * w) + p] / 127, a = Math.sqrt(Math.abs(v)), to = v > 0 ? [213, 94, 0] : [0, 114, 178];
       return to.map(t => Math.round(247 + (t - 247) * a));
     });
-    const name = run.info.labels?.[i], live = this.isLatest(run);
+    const name = run.info.labels?.[i];
     this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
     this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, blue: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
-      (!canPaint ? "" : live ? "Paint on the left image: the student's path is computed again." : "Press Live to paint.");
-    for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && (run.poke?.step === frame.step));
+      (!canPaint ? "" : !live ? "Press Live to paint." : s?.kept ? "Kept: the next meta-step starts from it." : "Paint on the left image: the student's path is computed again.");
+    for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && this.paintedOf(this.open.run).some(t => !t.kept));
     this.brush.hidden = c > 1; this.colour.hidden = c === 1; this.big.style.cursor = canPaint && live ? "crosshair" : "default";
     this.brush.parentElement.hidden = !canPaint;
   }
@@ -678,6 +700,7 @@ class View {
     if (s.running) parts.push(`${(s.rate ?? 0).toFixed(1)} steps/s`);
     if (s.running && s.left != null) parts.push(`${s.left < 90 ? Math.round(s.left) + " s" : Math.round(s.left / 60) + " min"} left`);
     else if (!s.running && s.word) parts.push(s.word);
+    if (frame && frame.step < latest) parts.push(`shown: meta-step ${frame.step}`);
     if (frame) parts.push(`loss ${short(frame.loss)}`, `student lr ${short(frame.lr)}`);
     if (frame?.expert != null) parts.push(`expert ${frame.expert} from epoch ${frame.epoch}`);
     if (s.pinned) parts.push("segment held");

@@ -22,8 +22,8 @@ try: import anywidget
 except ImportError: anywidget = None
 
 # %% auto #0
-__all__ = ['BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'Run', 'Poking', 'Still', 'listen_in_main_shell', 'Page', 'Controls',
-           'Acts', 'Panel', 'Runs', 'Live']
+__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'Run', 'Poking', 'Still', 'listen_in_main_shell', 'Page',
+           'Controls', 'Acts', 'Panel', 'Runs', 'Live']
 
 # %% ../nbs/12_live.ipynb #5166027d
 class Recorded:
@@ -178,6 +178,11 @@ def _epochs(run: Run) -> int:
     buffer = getattr(run.distiller, "buffer", None)
     return buffer.epochs if buffer is not None else 50
 
+# %% ../nbs/12_live.ipynb #675e25b0
+TIPS = dict(lr_img="step size of the images", lr_label="step size of the labels", syn_steps="student steps",
+            expert_epochs="expert epochs from start to target; with T⁺ no more than were recorded",
+            max_start_epoch="starts are drawn below this epoch; with M no later than were recorded")
+
 # %% ../nbs/12_live.ipynb #cc82b6d7
 def _sliders(run: Run) -> dict[str, W.Widget]:
     "A slider for each setting that the distiller can change"
@@ -193,6 +198,7 @@ def _sliders(run: Run) -> dict[str, W.Widget]:
     for (name, top), label in zip(tops.items(), ("N", "M", "T⁺"), strict=True):
         if name in knobs and hasattr(config, name):
             sliders[name] = W.IntSlider(getattr(config, name), min=1, max=max(top, 2), description=label, **look)
+    for name, slider in sliders.items(): slider.tooltip = TIPS[name]
     return sliders
 
 # %% ../nbs/12_live.ipynb #e56c6dec
@@ -275,7 +281,7 @@ class Page(_Says):
 # %% ../nbs/12_live.ipynb #8e1556fd
 BUTTONS = dict(Start=("play", "Go on to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),
                Step=("step-forward", "One meta-step (key s on the picture)"), Reset=("refresh", "Begin anew"))
-SPEEDS = [("1 a second", 1), ("2", 2), ("5", 5), ("10", 10), ("fastest", math.inf)]
+SPEEDS = [*((f"{n} a second", n) for n in (1, 2, 5, 10)), ("fastest", math.inf)]
 
 class Controls:
     "The buttons and sliders of `Live`"
@@ -329,7 +335,8 @@ class Panel(Acts):
     def _changed(self) -> None:
         "Grey out what makes no sense now; a run begun anew takes the sliders as they stand"
         running = self._running()
-        for name, grey in dict(Start=running, Pause=not running, Step=running).items(): self.buttons[name].disabled = grey
+        over = running or all(r.driver.done for r in self.driven)
+        for name, grey in dict(Start=over, Pause=not running, Step=over).items(): self.buttons[name].disabled = grey
         if self.sliders and self.driver.state is None and not running:
             config = self.driver.distiller.config
             new = {k: s.value for k, s in self.sliders.items() if s.value != getattr(config, k)}
