@@ -115,6 +115,7 @@ def evaluate_steps(
 ) -> Evaluation:
     "DD's own protocol: the learned steps, and no other, from fresh networks; ValueError for a set without, or of other data"
     require_same_data("the set", synthetic.meta, data)
+    if nets < 1: raise ValueError(f"nets {nets}: must be at least 1")
     if "rates" not in synthetic.meta: raise ValueError(f"{synthetic} has no learned steps: use evaluate")
     model = FlatModel(model if model is not None else build(**synthetic.meta["network"])).to(data.device)
     g, batches = seeded(seed, "evaluate", device=data.device), torch.tensor(synthetic.meta["batches"], device=data.device)

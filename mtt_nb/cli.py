@@ -34,7 +34,7 @@ from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .networks import NETWORKS
 from .reproduce import comparison, comparison_text, departures
-from .run import Protocol, Stopped, TimeUp, distil, judge, select, write_report
+from .run import Protocol, Stopped, TimeUp, distil, judge, select, write_report, write_whole
 from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import Preset, find_preset
 from .synthetic import SyntheticSet, choose_per_class
@@ -43,14 +43,14 @@ from .published import markdown_table
 from .table import Budget, Plan, Row, as_markdown, run_table
 
 # %% auto #0
-__all__ = ['app', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream', 'Device', 'Compile', 'Tf32', 'Seed', 'StopAfter',
-           'PresetName', 'Nets', 'EvalEpochs', 'FullData', 'Model', 'Width', 'Depth', 'Number', 'Epochs', 'ExpertLr',
-           'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps', 'ExpertEpochs',
-           'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit', 'Optimizer', 'Segments',
-           'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline', 'record', 'learn',
-           'conclude', 'main', 'announce', 'with_network', 'experts', 'own_experts', 'distill', 'demo', 'fill', 'table',
-           'reproduce', 'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page',
-           'serve_lab', 'lab', 'bench', 'grade']
+__all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream', 'Device', 'Compile', 'Tf32', 'Seed', 'AnyData',
+           'StopAfter', 'PresetName', 'Nets', 'EvalEpochs', 'FullData', 'Model', 'Width', 'Depth', 'Number', 'Epochs',
+           'ExpertLr', 'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps',
+           'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
+           'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline',
+           'record', 'learn', 'conclude', 'main', 'announce', 'with_network', 'data_of', 'experts', 'own_experts',
+           'refuse_at_odds', 'distill', 'demo', 'fill', 'table', 'reproduce', 'write_accuracies', 'evaluate', 'show',
+           'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -74,8 +74,8 @@ def given(**options) -> dict:
 # %% ../nbs/42_cli.ipynb #0fbf5219
 def adapted(base: Preset, method: str, **options):
     "The preset's settings with those options that were given; on several ranks each has a segment, if nothing else is said"
-    options = given(**options)
-    foreign = [name for name in options if not hasattr(base.config, name)]
+    options = {k: v for k, v in given(**options).items() if hasattr(base.config, k) or k != "memory" and v is not False}
+    foreign = [f"--{name.removeprefix('allow_').replace('_', '-')}" for name in options if not hasattr(base.config, name)]
     if foreign: raise ValueError(f"{method} has no setting {', '.join(foreign)}: leave it out")
     config = replace(base.config, **options)
     if "segments_per_step" in options or not hasattr(config, "segments_per_step"): return config
@@ -154,7 +154,8 @@ def main(
     finally: leave()
 
 # %% ../nbs/42_cli.ipynb #66866781
-Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(['digits', *TORCHVISION, 'tiny-imagenet', *SUBSETS, 'folder'])}.")]
+DATA_HELP = f"Data set: {', '.join(['digits', *TORCHVISION, 'tiny-imagenet', *SUBSETS, 'folder'])}."
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; else MTT_NB_DATA, else ~/.cache/mtt_nb.")]
 Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many training images.")]
@@ -166,6 +167,7 @@ Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU."
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute first, then faster.")]
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+AnyData = Annotated[str | None, typer.Option("--data", help=f"{DATA_HELP} By default that of --preset, or digits.")]
 StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the same command goes on.")]
 
 # %% ../nbs/42_cli.ipynb #8a8da94e
@@ -202,10 +204,15 @@ AugmentMode = Annotated[str | None, typer.Option(help="one operation a call, or 
 AtOnce = Annotated[int | None, typer.Option(help="Experts trained side by side: faster for small networks.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, or bfloat16 for files of half the size.")]
 
+# %% ../nbs/42_cli.ipynb #ac743cf9
+def data_of(preset: str | None) -> str:
+    "The data set that a preset is for; the digits without one"
+    return preset.rsplit("-ipc", 1)[0] if preset else "digits"
+
 # %% ../nbs/42_cli.ipynb #c544ea4d
 @app.command()
 def experts(
-    data: Data = "digits", root: Root = None, preset: PresetName = None,
+    data: AnyData = None, root: Root = None, preset: PresetName = None,
     model: Model = None, width: Width = None, depth: Depth = None,
     n: Number = None, epochs: Epochs = None, lr: ExpertLr = None, batch_size: BatchSize = None,
     augment: Augment = None, augment_mode: AugmentMode = None, at_once: AtOnce = None, dtype: Dtype = None,
@@ -214,9 +221,9 @@ def experts(
     stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
 ):
     "Record expert trajectories: networks trained on the real images, every epoch kept."
-    until, where = deadline(stop_after), pick_device(device)
+    data, until, where = data or data_of(preset), deadline(stop_after), pick_device(device)
     base = with_network(find_preset(preset or f"{data}-ipc1"), model, width, depth)
-    options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size, stream=stream)
+    options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size, stream=stream)
     images = load(data, root, **options, device=where)
     announce(where, images)
     dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
@@ -248,12 +255,21 @@ def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, 
     dsa = DSA(config.augment, mode=config.augment_mode)
     return record(data, base.network, out / "experts", dsa, config.seed, until=until, **options)
 
+# %% ../nbs/42_cli.ipynb #2d4589f3
+def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network: dict, of_data: dict) -> None:
+    "ValueError for options of `distill` that do not go together"
+    if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
+    if (experts or n) and not find_method(method).needs_experts:
+        raise ValueError(f"{method} takes no experts: leave out --experts and --n")
+    if experts and of_network: raise ValueError("experts have a network: leave out --model, --width and --depth")
+    if experts and of_data: raise ValueError("experts were recorded on prepared data: leave out --limit, --zca and --size")
+
 # %% ../nbs/42_cli.ipynb #f9e061ff
 @app.command()
 def distill(
-    data: Data = "digits", ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
+    data: AnyData = None, ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
     method: Annotated[str, typer.Option(help=f"Which method: {', '.join([*SELECTIONS, *METHODS])}.")] = "mtt",
-    preset: PresetName = None, root: Root = None, experts: Experts = None,
+    preset: PresetName = None, root: Root = None, experts: Experts = None, n: Number = None,
     model: Model = None, width: Width = None, depth: Depth = None, iterations: Iterations = None,
     syn_steps: SynSteps = None, expert_epochs: ExpertEpochs = None, max_start_epoch: MaxStartEpoch = None,
     lr_img: LrImg = None, lr_lr: LrLr = None, lr_teacher: LrTeacher = None, batch_syn: BatchSyn = None,
@@ -265,26 +281,26 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
-    way, until, where = find_method(method), deadline(stop_after), pick_device(device)
-    if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
-    if experts and not way.needs_experts: raise ValueError(f"{method} takes no experts: leave out --experts")
-    if experts and (model or width or depth): raise ValueError("experts have a network: leave out --model, --width and --depth")
+    data, way, until, where = data or data_of(preset), find_method(method), deadline(stop_after), pick_device(device)
+    of_network, of_data = given(model=model, width=width, depth=depth), given(limit=limit, zca=zca, size=size)
+    refuse_at_odds(method, experts, n, of_network, of_data)
     base = with_network(find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets), model, width, depth)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         batch_real=batch_real, pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
         compile=compile, memory="constant" if compile else None)
-    buffer = ExpertBuffer(experts) if experts else None
-    options = dict(zca=base.zca if zca is None else zca, limit=limit or base.limit, size=size)
+    buffer = ExpertBuffer(experts, n) if experts else None
+    options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size)
     images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
     announce(where, images)
     choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
     fast = bool(compile) or images.device.type == "cuda" and getattr(config, "compile", False)  # there it takes seconds
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
-                       test_too=test_too, compile=fast)
-    if way.needs_experts and not buffer: buffer = own_experts(base, config, images, out, until, compile=compile, allow_tf32=tf32)
+                       test_too=test_too, compile=fast, seed=seed)
+    if way.needs_experts and not buffer:
+        buffer = own_experts(base, config, images, out, until, n=n, compile=compile, allow_tf32=tf32)
     learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
     make = partial(way.make, config, images, learner)
     synthetic = select(make, out) if method in SELECTIONS else learn(make(), images, out, protocol, until)
@@ -321,12 +337,12 @@ def table(
     steps: Annotated[int | None, typer.Option(help="For each method that learns, in place of seconds.")] = None,
     seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 1, nets: Nets = 5, epochs: EvalEpochs = None,
     full_data: FullData = True, root: Root = None, zca: Zca = None, limit: Limit = None, compile: Compile = None,
-    device: Device = "auto", out: Annotated[Path | None, typer.Option(help="Folder; what is there is kept.")] = None,
+    device: Device = "auto", out: Annotated[Path | None, typer.Option(help="Folder; cells done there are kept.")] = None,
 ):
     "All methods on one data set under one budget, beside the published numbers; goes on where it was stopped."
     sizes, names, where = tuple(ipc or [1]), tuple(methods or [*SELECTIONS, *METHODS]), pick_device(device)
     base = find_preset(f"{data}-ipc{sizes[0]}")
-    images = load(data, root, zca=bool(zca), limit=limit or base.limit, device=where)
+    images = load(data, root, zca=bool(zca), limit=base.limit if limit is None else limit, device=where)
     announce(where, images)
     budget = Budget(steps, 20.0 if seconds is None and steps is None else seconds)
     plan = Plan(images, out or Path("runs") / f"table-{data}", budget, nets, epochs, bool(compile))
@@ -351,9 +367,10 @@ def reproduce(
     "Experts, distillation and both ways of judging by a preset, beside the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
     common, until = dict(data=data, preset=name, root=root, seed=seed, device=device, tf32=tf32), deadline(stop_after)
+    n = n or find_preset(name).experts["n"]
     experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
     left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
-    distill(**common, ipc=ipc, experts=out / "experts", iterations=iterations, eval_every=eval_every, test_too=True,
+    distill(**common, ipc=ipc, experts=out / "experts", n=n, iterations=iterations, eval_every=eval_every, test_too=True,
             full_data=full_data, out=out, stop_after=left)
 
 # %% ../nbs/42_cli.ipynb #5104e277
@@ -409,7 +426,8 @@ def show(
     for key, value in synthetic.meta.items():
         if key not in ("kind", "config"): print(f"{key:>16}: {value}")
     for key, value in synthetic.meta.get("config", {}).items(): print(f"{key:>24}: {value}")
-    out = out or file.with_suffix(".png")
+    if out and out.is_dir(): raise ValueError(f"{out} is a folder: give a file for the picture, as {out / 'images.png'}")
+    if not (out and out.suffix): out = (out or file).with_suffix(".png")
     plot_images(synthetic).savefig(out, dpi=120)
     print(f"picture: {out}")
     if animation is None: return
@@ -500,8 +518,10 @@ def bench(
 ):
     "Measure speed and memory against the published algorithm on this machine: about half an hour for all tasks."
     from mtt_nb.bench import bench as measure_all
+    if rounds is not None and rounds < 1: raise ValueError(f"rounds {rounds}: must be at least 1")
+    write_whole(out, "{}")  # an error now, not after half an hour
     results = measure_all(task, pick_device(device), threads, rounds)
-    out.write_text(json.dumps(results, indent=1))
+    write_whole(out, json.dumps(results, indent=1))
     for name, error in results["errors"].items(): print(f"relative error of the gradient, {name}: {error:.0e}")
     print(f"results: {out}")
 

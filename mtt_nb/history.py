@@ -245,7 +245,10 @@ def gradient_shares(distiller, state) -> Tensor:  # [N,n,C,H,W]
 # %% ../nbs/12_history.ipynb #d3575177
 def _plane(ax, history: History, frame: dict) -> None:
     plane = next((p for p in history.planes if p["expert"] == frame.get("expert")), None)
-    if plane is None or "path" not in frame: ax.set_axis_off(); return
+    if plane is None or "path" not in frame:
+        ax.set_axis_off()
+        ax.set_title("this method has no student's path")
+        return
     ends = np.array([f["path"][-1] for f in history.frames if f["step"] <= frame["step"] and f.get("expert") == plane["expert"]])
     ax.plot(*ends.T, **ENDS, alpha=0.5, label="other ends")
     ax.plot(*plane["path"].T, **EXPERT, label="expert, by epoch")

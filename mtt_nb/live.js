@@ -486,7 +486,7 @@ class View {
   drawPlane(run, index, newest, r) {
     const g = this.g, ink = this.ink_, expert = this.choosePlane(run, newest), plane = run.planes.get(expert);
     this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space, plane of expert ${expert ?? "–"}`, r.x, r.y + 13, { bold: true, size: 13 });
-    if (!plane) { this.text("Step takes one meta-step, Start all of them.", r.x + 18, r.y + 42, { color: ink.faint }); return; }
+    if (!plane) return;
     const wanted = newest?.step ?? Infinity, mine = run.frames.filter(f => f.step <= wanted && f.expert === expert && f.path), frame = last(mine);
     const [x0, y0, x1, y1] = run.boxes.get(expert), pad = 0.07, in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
     const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * pad));
@@ -594,7 +594,7 @@ class View {
     const ink = this.ink_, g = this.g;
     this.text(frame ? `${frame.images.shape[0]} synthetic images` : "synthetic images", r.x, r.y + 13, { bold: true, size: 13 });
     if (r.w > 340) this.text("pixels: 0 black to 1 white, clipped", r.x + r.w, r.y + 13, { color: ink.faint, size: 11, align: "right" });
-    if (!frame) return;
+    if (!frame) { this.text("Step takes one meta-step, Start all of them.", r.x, r.y + 38, { color: ink.faint }); return; }
     const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
     let best = [0, 1];
     for (let columns = 1; columns <= n; columns++) {

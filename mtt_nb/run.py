@@ -25,6 +25,7 @@ from .experts import Damaged
 from .history import History, Recorder
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
+from .settings import require_positive
 from .speed import repeatable
 from .synthetic import SyntheticSet, random_selection
 
@@ -46,6 +47,8 @@ class Protocol:
     seed: int = 0
     test_too: bool = False  # at every validation, for the paper's maximum; it chooses nothing
     compile: bool = False  # the training steps
+
+    def __post_init__(self): require_positive(self, "nets", "epochs", "eval_every", "val_nets", "full_epochs", "batch_size")
 
     def options(self, **other) -> dict:
         "Those of `evaluate`"
@@ -141,6 +144,7 @@ def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Record
     best, step = best_validation(log.read(log.path)), distiller.steps
     log.write(step=step, **seen)
     recorder.measured(step, seen["val_accuracy"])
+    recorder.history.save(out / "history.safetensors")
     if best is None or seen["val_accuracy"] >= best["val_accuracy"]: distiller.synthetic.save(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
@@ -167,14 +171,11 @@ def distil(
             seen = look(distiller.synthetic, data, protocol, ranks)
             if not ranks.rank: keep_best(distiller, seen, out, *writers)
         last, seen_here = ranks.agree(over(), any("val_accuracy" in line for line in log if line["step"] == distiller.steps))
-        if last and not seen_here:  # it was stopped here, and no more steps are wanted now
-            validate()
-            if not ranks.rank: recorder.history.save(out / "history.safetensors")
+        if last and not seen_here: validate()  # it was stopped here, and no more steps are wanted now
         while not last:
-            state = distiller.step()
+            state, now = distiller.step(), time.monotonic()
             spent += round(state.seconds, 6)  # as the log has it
             for observer in (*writers, *observers): observer(state)
-            now = time.monotonic()
             last, asked, late, due = ranks.agree(over(), stop.asked, now >= until, now - saved > checkpoint_every)
             if last or distiller.steps % protocol.eval_every == 0: validate()
             if last or asked or late or due:
@@ -183,6 +184,7 @@ def distil(
                 saved = time.monotonic()
             if (asked or late) and not last:
                 raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")
+        if any(ranks.agree(stop.asked)): raise Stopped("stopped after the last meta-step, before the test; nothing is lost")
         ranks.meet()
     return SyntheticSet.load(out / "distilled.safetensors")
 
@@ -232,8 +234,9 @@ def judge(
     "Test accuracies of the set, of a random selection of its size and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
     asked = dict(step=synthetic.meta.get("step"), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
-    stored = json.loads(file.read_text()) if file.exists() else {}
-    if stored.get("asked") != asked: stored = {"asked": asked, "accuracies": {}}
+    try: stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError): stored = None  # none yet, or damaged: measured again
+    if not isinstance(stored, dict) or stored.get("asked") != asked: stored = {"asked": asked, "accuracies": {}}
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
     ipc = len(synthetic) // data.n_classes
     baselines = {"random": lambda: random_selection(data, ipc, seed=protocol.seed, **options),

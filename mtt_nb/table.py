@@ -76,7 +76,7 @@ class Plan:
     def protocol(self, cell: Cell) -> Protocol:
         "Validation at the end of each stage; networks differ by seed"
         options = dict(nets=self.nets, seed=cell.seed, compile=self.compile, eval_every=ENDLESS)
-        return Protocol(**self.preset(cell).evaluation | options | ({"epochs": self.epochs} if self.epochs else {}))
+        return Protocol(**self.preset(cell).evaluation | options | ({} if self.epochs is None else {"epochs": self.epochs}))
     def network(self, cell: Cell):
         return build(**self.preset(cell).network, shape=self.data.shape, n_classes=self.data.n_classes)
     def settings(self) -> str:
