@@ -201,7 +201,7 @@ def test_distill_by_another_method(tmp_path):
     assert "10 images by dm" in report and "random" in report and "full data" not in report
     assert run(*short, "--iterations", "6", cwd=tmp_path).returncode == 0  # goes on
     assert JsonLines.read(tmp_path / "run" / "log.jsonl")[-1]["step"] == 6
-    refused(run(*short, "--syn-steps", "3", cwd=tmp_path), "dm", "syn_steps")
+    refused(run(*short, "--syn-steps", "3", cwd=tmp_path), "dm", "syn-steps")
     refused(run(*short, "--experts", "experts", cwd=tmp_path), "dm", "experts")
 
 
