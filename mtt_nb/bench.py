@@ -5,6 +5,7 @@
 # %% ../nbs/40_bench.ipynb #b3cdbd95
 from __future__ import annotations
 import ctypes
+import gc
 import platform
 import statistics
 import time
@@ -142,6 +143,7 @@ def libc(name: str, *values: int) -> None:
 # %% ../nbs/40_bench.ipynb #0290663a
 def peak_growth(f: Callable, device="cpu") -> int | None:
     "Bytes by which the memory in use grows at most while `f` runs; None where neither CUDA nor Linux can tell"
+    gc.collect()  # what would be freed while it runs makes room
     if str(device).startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
