@@ -28,7 +28,7 @@ from .distill import MTT
 from .distiller import Distiller, JsonLines
 from .evaluate import cross_architecture, networks_by_name
 from .evaluate import evaluate as evaluate_set
-from .experts import ExpertBuffer, record_experts
+from .experts import ExpertBuffer, check_writable, record_experts
 from .folders import SUBSETS
 from .methods import METHODS, SELECTIONS, find_method
 from .models import build
@@ -74,7 +74,9 @@ def given(**options) -> dict:
 # %% ../nbs/42_cli.ipynb #0fbf5219
 def adapted(base: Preset, method: str, **options):
     "The preset's settings with those options that were given; on several ranks each has a segment, if nothing else is said"
-    options = {k: v for k, v in given(**options).items() if hasattr(base.config, k) or k != "memory" and v is not False}
+    options = given(**options)
+    if options.get("compile") is False and not hasattr(base.config, "compile"): del options["compile"]  # so it is
+    if options.get("compile") and hasattr(base.config, "memory"): options["memory"] = "constant"  # the only kind that compiles
     foreign = [f"--{name.removeprefix('allow_').replace('_', '-')}" for name in options if not hasattr(base.config, name)]
     if foreign: raise ValueError(f"{method} has no setting {', '.join(foreign)}: leave it out")
     config = replace(base.config, **options)
@@ -289,7 +291,7 @@ def distill(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         batch_real=batch_real, pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
-        compile=compile, memory="constant" if compile else None)
+        compile=compile)
     buffer = ExpertBuffer(experts, n) if experts else None
     options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size)
     images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
@@ -519,7 +521,7 @@ def bench(
     "Measure speed and memory against the published algorithm on this machine: about half an hour for all tasks."
     from mtt_nb.bench import bench as measure_all
     if rounds is not None and rounds < 1: raise ValueError(f"rounds {rounds}: must be at least 1")
-    write_whole(out, "{}")  # an error now, not after half an hour
+    check_writable(out.parent)  # an error now, not after half an hour
     results = measure_all(task, pick_device(device), threads, rounds)
     write_whole(out, json.dumps(results, indent=1))
     for name, error in results["errors"].items(): print(f"relative error of the gradient, {name}: {error:.0e}")

@@ -27,7 +27,7 @@ from .speed import fast, repeatable
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
            'Damaged', 'understood', 'read_meta', 'load_tensors', 'differences', 'Segment', 'ExpertBuffer',
-           'require_network', 'record_experts']
+           'require_network', 'check_writable', 'record_experts']
 
 # %% ../nbs/04_experts.ipynb #7c72e989
 def epoch_batches(
@@ -345,7 +345,7 @@ def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume:
         differ = differences(_shared(header), settings)
         if differ: raise ValueError(f"{file} was recorded with other settings ({differ}): choose another folder")
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     "OSError if no file can be made in the folder, which is made if need be"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -369,7 +369,7 @@ def _missing(path: Path, n: int, data: ImageData, model: FlatModel, settings: di
     if missing:
         require_network(model, data)
         for file in headers: load_tensors(file, "expert")  # all checksums, before hours of work are added
-        _check_writable(path)
+        check_writable(path)
     return missing
 
 # %% ../nbs/04_experts.ipynb #7b4f39a0

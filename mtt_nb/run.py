@@ -144,7 +144,6 @@ def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Record
     best, step = best_validation(log.read(log.path)), distiller.steps
     log.write(step=step, **seen)
     recorder.measured(step, seen["val_accuracy"])
-    recorder.history.save(out / "history.safetensors")
     if best is None or seen["val_accuracy"] >= best["val_accuracy"]: distiller.synthetic.save(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
@@ -171,7 +170,10 @@ def distil(
             seen = look(distiller.synthetic, data, protocol, ranks)
             if not ranks.rank: keep_best(distiller, seen, out, *writers)
         last, seen_here = ranks.agree(over(), any("val_accuracy" in line for line in log if line["step"] == distiller.steps))
-        if last and not seen_here: validate()  # it was stopped here, and no more steps are wanted now
+        def keep():
+            if not ranks.rank: recorder.history.save(out / "history.safetensors")
+            keep_checkpoint(distiller, out / "checkpoint.safetensors")
+        if last and not seen_here: validate(); keep()  # it was stopped here, and no more steps are wanted now
         while not last:
             state, now = distiller.step(), time.monotonic()
             spent += round(state.seconds, 6)  # as the log has it
@@ -179,8 +181,7 @@ def distil(
             last, asked, late, due = ranks.agree(over(), stop.asked, now >= until, now - saved > checkpoint_every)
             if last or distiller.steps % protocol.eval_every == 0: validate()
             if last or asked or late or due:
-                if not ranks.rank: recorder.history.save(out / "history.safetensors")
-                keep_checkpoint(distiller, out / "checkpoint.safetensors")
+                keep()
                 saved = time.monotonic()
             if (asked or late) and not last:
                 raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")

@@ -161,5 +161,5 @@ def find_preset(
     if name in known: return known[name]
     numbers = {data: "|".join(str(n) for other, n in presets if other == data) for data, _ in presets}
     there = ", ".join(f"{data}-ipc{ipcs}" for data, ipcs in numbers.items())
-    raise ValueError(f"no preset {name!r}: there are {there}; begin with the nearest of them, as --preset of `mtt-nb "
-                     "distill` does, and change what you need")
+    raise ValueError(f"no preset {name!r}: there are {there}; begin with the nearest (mtt-nb distill "
+                     "--preset NAME) and change what you need")
