@@ -180,9 +180,7 @@ def distil(
             for observer in (*writers, *observers): observer(state)
             last, asked, late, due = ranks.agree(over(), stop.asked, now >= until, now - saved > checkpoint_every)
             if last or distiller.steps % protocol.eval_every == 0: validate()
-            if last or asked or late or due:
-                keep()
-                saved = time.monotonic()
+            if last or asked or late or due: keep(); saved = time.monotonic()
             if (asked or late) and not last:
                 raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")
         if any(ranks.agree(stop.asked)): raise Stopped("stopped after the last meta-step, before the test; nothing is lost")

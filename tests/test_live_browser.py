@@ -184,8 +184,11 @@ def test_poking(nb):
     page.mouse.click(big["x"] + big["width"] * 0.2, big["y"] + big["height"] * 0.2)
     lab.wait("d.poke !== ''")
     lab.root.locator(".mtt-keep").click()
+    page.wait_for_function("() => document.querySelector('.mtt-note').textContent.includes('Kept')")
+    assert lab.root.locator(".mtt-keep").is_disabled() and lab.root.locator(".mtt-undo").is_disabled()
     lab.root.locator(".mtt-close").click()
     lab.wait("d.image === ''")
+    assert lab.root.locator(".mtt-canvas").evaluate("c => c === document.activeElement")  # so that the keys go on working
     assert float(nb.ask("print(float(data.to_display(lab.driver.distiller.images.detach())[0, 0, 1, 1]))")) == pytest.approx(1, abs=1e-5)
     lab.press("step")
     lab.wait(f"d.shown === '{at + 1}' && d.poke === ''")
