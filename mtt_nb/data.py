@@ -276,7 +276,8 @@ def _rows(y: Tensor, n_classes: int, val_fraction: float, seed: int, limit: int 
     kept = torch.arange(len(y)) if limit is None or limit >= len(y) else balanced(y, limit, seeded(seed, "limit"))
     train, val = split(y[kept], val_fraction, seeded(seed, "validation"))
     if val_fraction and not len(val):
-        raise ValueError(f"val_fraction {val_fraction} of {len(kept)} training images is none of any class: raise it, or set 0")
+        raise ValueError(f"val_fraction {val_fraction} of {len(kept)} training images is none of any class: raise it, take more "
+                         "images, or set 0")
     return kept[train], kept[val]
 
 # %% ../nbs/01_data.ipynb #bca99f7f
@@ -302,7 +303,8 @@ def make_data(
     train, val = _rows(y, len(classes), val_fraction if raw.x_val is None else 0, seed, limit)
     if raw.x_val is not None: val = torch.arange(len(y_val))
     if not len(train) or len(y[train].unique()) < len(y.unique()):
-        raise ValueError(f"val_fraction {val_fraction} of {len(y)} training images leaves a class none to train on: lower it")
+        raise ValueError(f"val_fraction {val_fraction} of {len(y)} training images leaves a class none to train on: lower it, or "
+                         "take more images")
     parts = (x, y, train), (x_val, y_val, val), (x_test, y_test, torch.arange(len(y_test)))
     if stream and zca: raise ValueError("zca needs all images in memory: leave out zca, or stream")
     xs = [Streamed(x, rows, Transform()) if stream else _picked(x, rows) for x, _, rows in parts]

@@ -128,7 +128,7 @@ def diverged(step: int, segment: Segment, loss: Tensor, lr: Tensor, config: MTTC
     where = f"meta-step {step} (expert {segment.expert}, start epoch {segment.epoch})"
     return Diverged(f"{where} has loss {loss.item():.3g} or an update that is not finite, at student lr {lr.item():.3g}: "
                     f"lower lr_img (now {config.lr_img:g}), lr_teacher ({config.lr_teacher:g}) or lr_lr ({config.lr_lr:g}), "
-                    f"or set skip_nonfinite")
+                    f"or leave such steps out: skip_nonfinite=True")
 
 # %% ../nbs/07_distill.ipynb #5c222e1d
 class MTT(_Students):

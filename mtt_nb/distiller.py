@@ -262,7 +262,7 @@ class Distiller(_Between):
         elif not self.config.skip_nonfinite:
             sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in self.learns.values())
             raise Diverged(f"meta-step {self.steps + 1} has loss {loss.item():.3g} or an update that is not finite: "
-                           f"lower {sizes}, or set skip_nonfinite")
+                           f"lower {sizes}, or leave such steps out: skip_nonfinite=True")
         self.steps += 1
         images, labels = (before.get(name, getattr(self, name)).detach() for name in ("images", "labels"))
         self.after_step()
@@ -315,8 +315,11 @@ class JsonLines:
     @staticmethod
     def read(path: Path | str) -> list[dict]:
         "The lines of a log as dictionaries; a last line cut short by a crash is left out"
-        lines = Path(path).read_text().split("\n") if Path(path).exists() else []
-        return [json.loads(line) for line in lines[:-1]]
+        lines, read = Path(path).read_text().split("\n") if Path(path).exists() else [], []
+        for i, line in enumerate(lines[:-1], 1):
+            try: read.append(json.loads(line))
+            except ValueError: raise ValueError(f"{path}: line {i} is damaged; take it out, or move the file away") from None
+        return read
     def write(self, **entry) -> None:
         "Append one line; it must have a `step`"
         entry = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 from .augment import DSA, augmented
 from .data import ImageData, seeded
 from .distiller import ALONE
+from .experts import require_network
 from .models import FlatModel, build, ensemble_logits, forward_blocks, training_loss
 from .speed import fast, repeatable
 from .synthetic import SyntheticSet, describe, require_same_data
@@ -85,12 +86,16 @@ class Evaluation:
     def std(self) -> float:
         "Sample standard deviation; nan for one network"
         return torch.tensor(self.accuracies).std().item() if len(self.accuracies) > 1 else float("nan")
+    @property
+    def text(self) -> str:
+        "Mean and, of several networks, spread, as 0.907 ± 0.008; and how many diverged, where some did"
+        spread = f" ± {self.std:.3f}" if len(self.accuracies) > 1 else ""
+        return f"{self.mean:.3f}{spread}" + (f", {self.diverged} diverged" if self.diverged else "")
     def __repr__(self):
         notes = [f"{len(self.accuracies)} networks", self.split]
         if self.lr is not None: notes.append(f"lr {self.lr:.3g}")
         if self.augment is not None: notes.append(f"augment {self.augment}")
-        if self.diverged: notes.append(f"{self.diverged} diverged")
-        return f"{self.mean:.3f} ± {self.std:.3f} ({', '.join(notes)})"
+        return f"{self.text} ({', '.join(notes)})"
 
 # %% ../nbs/08_evaluate.ipynb #262bb1ef
 @lru_cache(maxsize=8)
@@ -118,6 +123,7 @@ def evaluate(
         if value < 1: raise ValueError(f"{name} {value}: must be at least 1")
     if model is None: model = by_spec(json.dumps(synthetic.meta["network"]))
     model = (model if isinstance(model, FlatModel) else FlatModel(model)).to(data.device)
+    require_network(model, data)
     x, y = data.part(split)
     images, labels = synthetic.images.to(data.device), synthetic.labels.to(data.device)
     with repeatable(allow_tf32):

@@ -4,12 +4,13 @@
 
 # %% ../nbs/09_published.ipynb #ee3a6a9a
 from __future__ import annotations
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'DD', 'AUTOPALETTE', 'INFOUTIL', 'SUBSETS', 'PUBLISHED', 'Published', 'published',
-           'markdown_table', 'published_table']
+           'percent', 'markdown_table', 'published_table']
 
 # %% ../nbs/09_published.ipynb #2c223847
 class Published(NamedTuple):
@@ -118,6 +119,12 @@ def published(
 ) -> Published | None:
     "The accuracy that the papers print, or None"
     return PUBLISHED.get((method, data, None if method == "full data" else ipc))
+
+# %% ../nbs/09_published.ipynb #f119758e
+def percent(mean: float | None, std: float | None = None) -> str:
+    "A number in percent, with its spread where there is one; empty for None"
+    if mean is None: return ""
+    return f"{100 * mean:.1f}" + ("" if std is None or math.isnan(std) else f" ± {100 * std:.1f}")
 
 # %% ../nbs/09_published.ipynb #6e5c4088
 def markdown_table(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from .evaluate import Evaluation
-from .published import Published, markdown_table, published
+from .published import Published, markdown_table, percent, published
 from .settings import PRESETS
 from .experts import differences
 from .synthetic import SyntheticSet
@@ -24,14 +24,14 @@ def paper_maximum(
 
 # %% ../nbs/40_reproduce.ipynb #106d6da6
 def apart(
-    mean: float,  # measured, in percent, as what follows
-    std: float,
+    mean: float,  # measured, from 0 to 1
+    std: float | None,  # its spread, if there is one
     there: Published,
 ) -> str:
     "How far an accuracy is from a published one, in points and in combined standard deviations"
-    words = f"{abs(mean - there.mean):.1f} {'above' if mean >= there.mean else 'below'}"
-    combined = math.hypot(std, there.std or math.nan)
-    return words if math.isnan(combined) else f"{words}, {abs(mean - there.mean) / combined:.1f} combined standard deviations"
+    gap, combined = 100 * mean - there.mean, math.hypot(100 * (std or math.nan), there.std or math.nan)
+    words = f"{abs(gap):.1f} {'above' if gap >= 0 else 'below'}"
+    return words if math.isnan(combined) else f"{words}, {abs(gap) / combined:.1f} combined standard deviations"
 
 # %% ../nbs/40_reproduce.ipynb #1be26890
 def comparison(
@@ -42,7 +42,7 @@ def comparison(
     "Both ways of judging a run, and the published number"
     there, rows = published(*map(synthetic.meta.get, ("method", "data", "ipc"))), []
     def add(how, mean, std):
-        rows.append((how, f"{100 * mean:.1f} ± {100 * std:.1f}", apart(100 * mean, 100 * std, there) if there else ""))
+        rows.append((how, percent(mean, std), apart(mean, std, there) if there else ""))
     if there: rows.append((f"published: {there.source}", str(there), ""))
     own = next(iter(results.values()))
     add("chosen on validation images, tested once" if "step" in synthetic.meta else "selected, tested once", own.mean, own.std)

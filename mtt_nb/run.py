@@ -21,7 +21,7 @@ from . import __version__
 from .data import ImageData
 from .distiller import ALONE, JsonLines, load_checkpoint, require_same_run, save_checkpoint
 from .evaluate import Evaluation, accuracies, by_spec, evaluate, full_set, train_networks
-from .experts import Damaged
+from .experts import Damaged, check_writable, differences
 from .history import History, Recorder
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
@@ -30,9 +30,9 @@ from .speed import repeatable
 from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
-__all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'alone_in', 'resume',
-           'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'select', 'own_name', 'write_whole', 'judge', 'made_with',
-           'accuracy_rows', 'course', 'write_report']
+__all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
+           'alone_in', 'resume', 'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'select', 'own_name', 'write_whole',
+           'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -50,16 +50,21 @@ class Protocol:
 
     def __post_init__(self): require_positive(self, "nets", "epochs", "eval_every", "val_nets", "full_epochs", "batch_size")
 
+    @property
+    def validation(self) -> dict:
+        "What validations must share to be compared"
+        return dict(networks=self.val_nets, epochs=self.epochs, batch_size=self.batch_size)
     def options(self, **other) -> dict:
         "Those of `evaluate`"
         return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed,
                     compile=self.compile) | other
 
 # %% ../nbs/39_run.ipynb #10f6c73a
-def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, ranks=ALONE) -> dict[str, float]:
-    "What a validation logs: mean and spread on the validation images and, if asked, of the same networks on the test images"
+def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, ranks=ALONE) -> dict:
+    "What a validation logs: its rules, mean and spread on validation images and, if asked, of the same networks on test images"
     model = by_spec(json.dumps(synthetic.meta["network"])).to(data.device)
-    options, seen, n = protocol.options(nets=protocol.val_nets, augment=synthetic.augment), {}, protocol.val_nets
+    n, seen = protocol.val_nets, dict(protocol=protocol.validation)
+    options = protocol.options(nets=n, augment=synthetic.augment)
     with repeatable():
         thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, rows=ranks.rows(n), **options)
         for split in ("val", "test") if protocol.test_too else ("val",):
@@ -93,11 +98,18 @@ def best_validation(log: list[dict]) -> dict | None:
     validations = [line for line in log if "val_accuracy" in line]
     return max(validations, key=lambda line: (line["val_accuracy"], line["step"]), default=None)
 
+# %% ../nbs/39_run.ipynb #f97053ed
+def require_comparable(log: list[dict], protocol: Protocol) -> None:
+    "ValueError where a run was validated by other rules than it would be from now on; a log of an older version does not say"
+    for line in log:
+        differ = differences(line.get("protocol", protocol.validation), protocol.validation)
+        if differ: raise ValueError(f"validated by other rules so far ({differ}): keep to them, or choose another folder")
+
 # %% ../nbs/39_run.ipynb #316e6b5c
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     "Within it no other process may be in the folder; ValueError if one is. A process that dies lets go"
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     lock = FileLock(folder / ".lock", timeout=0)
     try: lock.acquire()
     except Timeout: raise ValueError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
@@ -173,6 +185,7 @@ def distil(
         def keep():
             if not ranks.rank: recorder.history.save(out / "history.safetensors")
             keep_checkpoint(distiller, out / "checkpoint.safetensors")
+        if not (last and seen_here): require_comparable(log, protocol)
         if last and not seen_here: validate(); keep()  # it was stopped here, and no more steps are wanted now
         while not last:
             state, now = distiller.step(), time.monotonic()
@@ -194,8 +207,9 @@ def select(
 ) -> SyntheticSet:
     "Make a selection in a run folder; ValueError where the folder holds another set"
     out, began = Path(out), time.perf_counter()
-    synthetic, file = make(), out / "distilled.safetensors"
+    check_writable(out)  # an error now, not when the set is made
     if (out / "checkpoint.safetensors").exists(): raise ValueError(f"{out} holds another run: choose another folder")
+    synthetic, file = make(), out / "distilled.safetensors"
     if file.exists():
         there = SyntheticSet.load(file)
         def told(s): return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | dict(lr=s.lr), sort_keys=True)
@@ -235,7 +249,8 @@ def judge(
     asked = dict(step=synthetic.meta.get("step"), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
     try: stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError): stored = None  # none yet, or damaged: measured again
-    if not isinstance(stored, dict) or stored.get("asked") != asked: stored = {"asked": asked, "accuracies": {}}
+    if not isinstance(stored, dict) or stored.get("asked") != asked: stored = dict(asked=asked, accuracies={})
+    lost = stored.setdefault("diverged", {})
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
     ipc = len(synthetic) // data.n_classes
     baselines = {"random": lambda: random_selection(data, ipc, seed=protocol.seed, **options),
@@ -246,9 +261,10 @@ def judge(
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
         how = protocol.options(epochs=epochs, ranks=ranks)
-        stored["accuracies"][name] = evaluate(make(), data, **how, split="test").accuracies
+        e = evaluate(make(), data, **how, split="test")
+        stored["accuracies"][name], lost[name] = e.accuracies, e.diverged
         if not ranks.rank: write_whole(file, json.dumps(stored))
-    return {name: Evaluation(tuple(a), "test") for name, a in stored["accuracies"].items()}
+    return {name: Evaluation(tuple(a), "test", diverged=lost.get(name, 0)) for name, a in stored["accuracies"].items()}
 
 # %% ../nbs/39_run.ipynb #2bf4cc49
 def made_with(device: torch.device) -> dict:
@@ -262,7 +278,7 @@ def accuracy_rows(synthetic: SyntheticSet, data: ImageData, results: dict[str, E
     rows = [("set", "images", "test accuracy", "each network")]
     for name, e in results.items():
         size = len(data.x_train) if name == "full data" else len(synthetic)
-        rows.append((name, f"{size:,}", f"{e.mean:.3f} ± {e.std:.3f}", ", ".join(f"{a:.3f}" for a in e.accuracies)))
+        rows.append((name, f"{size:,}", e.text, ", ".join(f"{a:.3f}" for a in e.accuracies)))
     return rows
 
 # %% ../nbs/39_run.ipynb #5a4d7686

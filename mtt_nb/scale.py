@@ -64,7 +64,7 @@ class Share:
         while True:
             for turn in filter(missing, turns):
                 began = time.monotonic()
-                if began + longest > self.until: raise TimeUp(f"stopped before experts {turn}; what is recorded is kept")
+                if began + longest > self.until: raise TimeUp(f"stopped before {groups[turn][0].stem}; what is recorded is kept")
                 with claimed(groups[turn][0]) as mine:
                     if mine: yield turn
                 longest = max(longest, time.monotonic() - began)

@@ -22,14 +22,14 @@ from .experts import ExpertBuffer, record_experts
 from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .plots import ACCURACY, QUIET, Picture
-from .published import markdown_table, published
+from .published import markdown_table, percent, published
 from .run import Protocol, distil, judge, made_with, select, write_report, write_whole
 from .settings import Preset, find_preset, require
 from .synthetic import SyntheticSet
 
 # %% auto #0
-__all__ = ['ENDLESS', 'Say', 'ABOUT', 'Budget', 'Cell', 'Plan', 'experts', 'made', 'run_cell', 'Row', 'looks', 'beside', 'row',
-           'full_row', 'percent', 'as_markdown', 'as_csv', 'draw_row', 'plot_table', 'write_table', 'read_rows',
+__all__ = ['ENDLESS', 'Say', 'ABOUT', 'Budget', 'Cell', 'Plan', 'experts', 'made', 'run_cell', 'Row', 'looks', 'beside', 'spread',
+           'row', 'full_row', 'as_markdown', 'as_csv', 'draw_row', 'plot_table', 'write_table', 'read_rows', 'together',
            'run_table']
 
 # %% ../nbs/25_table.ipynb #34a13639
@@ -137,7 +137,7 @@ class Row(NamedTuple):
     method: str
     labels: str  # hard or soft
     mean: float
-    std: float  # over all networks of all seeds
+    std: float | None  # over all networks of all seeds; None for one
     seeds: int = 1
     seeds_std: float | None = None  # of the seeds' means
     random: float | None = None  # a random selection with the same training
@@ -164,6 +164,11 @@ def beside(method: str, data: str, ipc: int | None) -> dict:
     there = published(method, data, ipc)
     return dict(published=there.mean, published_std=there.std, source=there.source) if there else {}
 
+# %% ../nbs/25_table.ipynb #d2a727fc
+def spread(e: Evaluation) -> float | None:
+    "The standard deviation between networks; None for one network"
+    return e.std if len(e.accuracies) > 1 else None
+
 # %% ../nbs/25_table.ipynb #f55657f0
 def row(plan: Plan, cells: list[Cell], results: list[dict[str, Evaluation]]) -> Row:
     "The line of a method from its cells, one for each seed"
@@ -174,9 +179,9 @@ def row(plan: Plan, cells: list[Cell], results: list[dict[str, Evaluation]]) -> 
     def seconds(logs): return mean(sum(line.get("seconds", 0) for line in log) for log in logs)
     own = [next(iter(r.values())) for r in results]
     every = Evaluation(sum((e.accuracies for e in own), ()), "test")
-    apart = Evaluation(tuple(e.mean for e in own), "test").std if len(own) > 1 else None
+    apart = spread(Evaluation(tuple(e.mean for e in own), "test"))
     learned, (method, ipc, _) = cells[0].method in METHODS, cells[0]
-    return Row(ipc, method, "soft" if labels.is_floating_point() else "hard", every.mean, every.std, len(cells), apart,
+    return Row(ipc, method, "soft" if labels.is_floating_point() else "hard", every.mean, spread(every), len(cells), apart,
                random=mean(r["random"].mean for r in results), steps=mean(log[-1]["step"] for log in logs) if learned else None,
                seconds=seconds(logs), experts=seconds(recorded) if any(recorded) else None,
                looks=[looks(log) for log in logs] if learned else [], **beside(method, plan.data.name, ipc))
@@ -188,13 +193,7 @@ def full_row(plan: Plan, cell: Cell) -> Row:
     full = full_set(plan.data, network=network.spec, augment=DSA(config.augment, mode=config.augment_mode), lr=config.lr_teacher)
     protocol = replace(protocol, epochs=protocol.full_epochs)
     e = judge(full, plan.data, Path(plan.out) / "full-data", protocol, lr=config.lr_teacher, beside=[])["full data"]
-    return Row(None, "full data", "hard", e.mean, e.std, **beside("full data", plan.data.name, None))
-
-# %% ../nbs/25_table.ipynb #98dba035
-def percent(mean: float | None, std: float | None = None) -> str:
-    "A number in percent, with its spread where there is one; empty for None"
-    if mean is None: return ""
-    return f"{100 * mean:.1f}" + ("" if std is None or math.isnan(std) else f" ± {100 * std:.1f}")
+    return Row(None, "full data", "hard", e.mean, spread(e), **beside("full data", plan.data.name, None))
 
 # %% ../nbs/25_table.ipynb #eab5607b
 def as_markdown(rows: list[Row]) -> str:
@@ -294,6 +293,14 @@ def read_rows(file: Path | str) -> list[Row]:
     "The rows of a `table.json`"
     return [Row(**r) for r in json.loads(Path(file).read_text(encoding="utf-8"))["rows"]]
 
+# %% ../nbs/25_table.ipynb #8455d3a0
+def together(file: Path, rows: list[Row]) -> list[Row]:
+    "The rows of a `table.json`, if there is one, with these in their places or added, by size and method; the full data last"
+    order = [*SELECTIONS, *METHODS, "full data"]
+    there = read_rows(file) if file.exists() else []
+    every = {(r.ipc, r.method): r for r in [*there, *rows]}.values()
+    return sorted(every, key=lambda r: (r.ipc or math.inf, order.index(r.method)))
+
 # %% ../nbs/25_table.ipynb #c8488ea4
 def run_table(
     plan: Plan,
@@ -314,5 +321,5 @@ def run_table(
     write_whole(file, plan.settings())
     rows = [row(plan, own, [run_cell(plan, cell, say) for cell in own]) for own in cells]
     if full_data: rows.append(full_row(plan, Cell("random", cells[0][0].ipc)))
-    write_table(plan, rows)
+    write_table(plan, together(Path(plan.out) / "table.json", rows))
     return rows

@@ -143,8 +143,9 @@ def test_the_grader(tmp_path, capsys):
         if "def my_loss" in "".join(cell["source"]):
             cell["source"] = ["def my_loss(end, start, target): return (end - target).square().sum()\n", "check_loss = print"]
     (tmp_path / "anna.ipynb").write_text(json.dumps(notebook))
-    with pytest.raises(SystemExit): main(["grade", str(tmp_path / "anna.ipynb")])
-    loss, minibatches = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    with pytest.raises(SystemExit): main(["grade", str(tmp_path / "nobody.ipynb"), str(tmp_path / "anna.ipynb")])
+    nobody, loss, minibatches = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert nobody["passed"] == "0" and "no file" in nobody["message"]
     assert (loss["exercise"], loss["passed"]) == ("my_loss", "0") and "not normalised" in loss["message"]
     assert (minibatches["exercise"], minibatches["passed"], minibatches["message"]) == ("my_minibatches", "1", "passed")
 

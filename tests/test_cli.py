@@ -147,6 +147,10 @@ def test_bad_input_is_one_line(folder, tmp_path):
     (tmp_path / "file").write_text("")
     refused(run(*EXPERTS, "--out", "file", cwd=tmp_path), "file")
     refused(distill("--out", "file/run"), "file")
+    refused(run("distill", "--method", "herding", "--out", "file/run", cwd=tmp_path), "cannot write in file/run")
+    log = folder / "run/log.jsonl"
+    (tmp_path / "log.jsonl").write_text(log.read_text().replace('"loss"', "loss", 1))
+    with pytest.raises(ValueError, match="log.jsonl: line 1 is damaged"): JsonLines.read(tmp_path / "log.jsonl")
 
 
 def test_damaged_files_are_named_and_kept(folder, tmp_path):
@@ -201,6 +205,10 @@ def test_distill_by_another_method(tmp_path):
     assert "10 images by dm" in report and "random" in report and "full data" not in report
     assert run(*short, "--iterations", "6", cwd=tmp_path).returncode == 0  # goes on
     assert JsonLines.read(tmp_path / "run" / "log.jsonl")[-1]["step"] == 6
+    refused(run(*short, "--iterations", "8", "--eval-epochs", "3", cwd=tmp_path), "epochs: 2 there, 3 here")
+    late = run(*short, "--iterations", "6", "--nets", "1", "--stop-after", "0s", cwd=tmp_path)
+    assert late.returncode == 0 and "stopped before the test of distilled; nothing is lost" in late.stderr
+    assert "±" not in run(*short, "--iterations", "6", "--nets", "1", cwd=tmp_path).stdout  # one network has no spread
     refused(run(*short, "--syn-steps", "3", cwd=tmp_path), "dm", "syn-steps")
     refused(run(*short, "--experts", "experts", cwd=tmp_path), "dm", "experts")
 

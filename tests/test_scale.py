@@ -403,7 +403,7 @@ def test_stop_after_ends_in_time_and_the_same_command_goes_on(folder, tmp_path):
         assert status == 0 and f"stopped after meta-step {step};" in said and not (tmp_path / "run/report.md").exists()
     assert run(*command, cwd=folder)[0] == 0 and same_run(tmp_path / "run", folder / "one")
     status, said = run(*EXPERTS, tmp_path / "none", "--stop-after", "0s", cwd=folder)
-    assert status == 0 and "stopped before experts 0" in said
+    assert status == 0 and "stopped before expert_0000" in said
     assert run(*EXPERTS, tmp_path / "none", "--stop-after", "soon", cwd=folder)[0] == 2
     assert [seconds_of(t) for t in ("3h30m", "45m", "90s", "1d2h")] == [12600, 2700, 90, 93600]
 
