@@ -65,6 +65,7 @@ def test_tables_on_the_site_are_tables():
 @pytest.mark.parametrize("path", sorted([*NBS.glob("*.ipynb"), *NBS.glob("exercises/*.ipynb")]), ids=lambda p: p.stem)
 def test_no_widget_is_stored(path):
     "Without its kernel a widget is a line of text: of a progress bar, one that says 0 %"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    kept = [o for c in cells for o in c.get("outputs", ()) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    kept = [o for c in notebook["cells"] for o in c.get("outputs", ()) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    assert "widgets" not in notebook["metadata"], "remove the state of widgets that are not shown"
     assert not kept, "remove these outputs, or show what they show as a picture"
