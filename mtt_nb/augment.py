@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'adjust_color', 'hole', 'warp_by_hand', 'warp',
-           'affine', 'draw', 'Strategy', 'part', 'DSA', 'alike', 'augmented']
+           'affine', 'draw', 'Strategy', 'part', 'DSA', 'require_dsa', 'alike', 'augmented']
 
 # %% ../nbs/02_augment.ipynb #12751140
 def adjust_color(
@@ -132,6 +132,7 @@ class Strategy:
         mode="one",  # "one": one operation a call, drawn at random; "all": all of them, composed
         **magnitudes,  # instead of those in MAGNITUDES
     ):
+        if not isinstance(strategy, str): raise ValueError(f"augmentation {strategy!r}: name its operations, as in 'crop_flip'")
         operations = () if strategy == "none" else tuple(strategy.split("_"))
         if wrong := [o for o in operations if o not in OPERATIONS or operations.count(o) > 1]:
             raise ValueError(f"augmentation {strategy!r}: unknown or repeated {', '.join(map(repr, wrong))}; "
@@ -214,6 +215,11 @@ class DSA(Strategy):
         if GEOMETRIC & set(self.operations): x = warp(x, affine(p, *x.shape[2:]))
         if "cutout" not in self.operations: return x
         return x.masked_fill(hole(p["cut_x"], p["cut_y"], *x.shape[2:], self.magnitudes["cutout"]), 0)
+
+# %% ../nbs/02_augment.ipynb #986c0ef2
+def require_dsa(augment: DSA | None) -> None:
+    "ValueError for an augmentation that is only named, or is none"
+    if not isinstance(augment, DSA | None): raise ValueError(f"augment {augment!r}: give DSA('crop_flip'), say, or None")
 
 # %% ../nbs/02_augment.ipynb #2ab50642
 def alike(batches: Iterable[Tensor], values: int, device: torch.device) -> Iterator[Tensor]:

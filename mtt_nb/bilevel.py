@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .data import ImageData, seeded
+from .data import ImageData, require_counts, seeded
 from .distiller import Distiller
 from .evaluate import Evaluation, accuracies
 from .experts import sgd_step
-from .models import FlatModel, build, features, training_loss
+from .models import FlatModel, features, rebuilt, training_loss
 from .settings import Config, require, require_positive
 from .speed import repeatable
 from .synthetic import SyntheticSet, require_same_data
@@ -115,9 +115,9 @@ def evaluate_steps(
 ) -> Evaluation:
     "DD's own protocol: the learned steps, and no other, from fresh networks; ValueError for a set without, or of other data"
     require_same_data("the set", synthetic.meta, data)
-    if nets < 1: raise ValueError(f"nets {nets}: must be at least 1")
+    require_counts(nets=nets)
     if "rates" not in synthetic.meta: raise ValueError(f"{synthetic} has no learned steps: use evaluate")
-    model = FlatModel(model if model is not None else build(**synthetic.meta["network"])).to(data.device)
+    model = (rebuilt(synthetic.meta["network"]) if model is None else FlatModel(model)).to(data.device)
     g, batches = seeded(seed, "evaluate", device=data.device), torch.tensor(synthetic.meta["batches"], device=data.device)
     thetas, dsa = torch.stack([model.init(g) for _ in range(nets)]), synthetic.augment
     x = dsa(synthetic.images.to(data.device)[batches], dsa.sample(tuple(batches.shape), data.shape, g))
@@ -184,7 +184,9 @@ class LD(Distiller):
         "Labels remain probabilities; the network goes on, or a new one begins"
         self.labels, n = probabilities(self.labels), self.config.window
         self.train()
-        if len(self.losses) >= 2 * n and self.losses[-n:].mean() >= self.losses[-2 * n:-n].mean(): self.renew()
+        settled = len(self.losses) >= 2 * n and self.losses[-n:].mean() >= self.losses[-2 * n:-n].mean()
+        lost = not (self.theta.isfinite().all() and self.losses[-1].isfinite())  # else every later step would be skipped
+        if settled or lost: self.renew()
 
 # %% ../nbs/21_bilevel.ipynb #37d626f5
 def regressors(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:

@@ -442,7 +442,7 @@ def check_loss(my_loss):
     leaf, number = end.clone().requires_grad_(), lambda n: torch.tensor(n).double()
     explain(got := shaped(my_loss(leaf, start, target), ()), number(12 / 25), {
         "it is not normalised: divide by the squared length of the expert's way": number(12.0),
-        "it is the mean square, which hangs on the number of parameters: divide by the expert's way": number(4.0),
+        "it is the mean square, which depends on the number of parameters: divide by the expert's way": number(4.0),
         "the distances are not squared": number((12 / 25)**0.5), "the distances are sums of absolute values": number(6 / 7),
         "it is divided by the student's way: by the expert's, which does not depend on the images": number(12 / 9),
         "it measures how far the student went: it should be how far it is from the target": number(9 / 25),

@@ -7,9 +7,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -18,7 +21,8 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['LOADERS', 'TRANSFORMS', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise',
-           'blocks', 'ZCA', 'Streamed', 'ImageData', 'fingerprint', 'balanced', 'make_data', 'load']
+           'blocks', 'ZCA', 'Streamed', 'ImageData', 'require_counts', 'drop_partials', 'fingerprint', 'balanced',
+           'make_data', 'load']
 
 # %% ../nbs/01_data.ipynb #e678fed5
 def seeded(
@@ -38,8 +42,9 @@ def image_grid(
     gap=1,  # white pixels between images, before the zoom
 ) -> np.ndarray:  # [height, width, 3] uint8
     "Lay images out in one picture, row by row; ValueError for other shapes or pixels"
-    if x.ndim != 4 or not len(x): raise ValueError(f"images of shape {tuple(x.shape)}: must be [n,C,H,W] with n at least 1")
-    if x.min() < -1e-3 or x.max() > 1 + 1e-3:
+    if x.ndim != 4 or not len(x) or x.shape[1] not in (1, 3):
+        raise ValueError(f"images of shape {tuple(x.shape)}: must be [n,C,H,W] with n at least 1 and C 1 or 3")
+    if not (x.min() >= -1e-3 and x.max() <= 1 + 1e-3):
         raise ValueError(f"pixels from {x.min():.3g} to {x.max():.3g}: must be in [0,1]; see ImageData.to_display")
     n, c, h, w = x.shape
     columns = columns or (n if n <= 10 else math.ceil(math.sqrt(n)))
@@ -187,7 +192,7 @@ class ImageData:
     y_test: Tensor
     classes: tuple[str, ...]
     transform: Transform
-    fingerprint: str  # of the raw images and labels in each part, and the kind of transform
+    fingerprint: str  # of the name, the classes, the raw images and labels in each part, and the kind of transform
     options: dict = field(default_factory=dict)  # of `load`, so that a file can say how to load the same data again
     @property
     def shape(self) -> tuple[int, int, int]: return tuple(self.x_train.shape[1:])
@@ -212,6 +217,19 @@ class ImageData:
         parts = " + ".join(f"{len(getattr(self, 'x_' + p)):,} {p}" for p in ("train", "val", "test"))
         size = "x".join(map(str, self.shape))
         return f"ImageData({self.name}: {parts} images of {size}, {self.n_classes} classes, {self.transform.kind})"
+
+# %% ../nbs/01_data.ipynb #ed2041c0
+def require_counts(**numbers) -> None:
+    "ValueError, by name, unless these are whole numbers of at least 1"
+    for name, n in numbers.items():
+        whole = n.item() if hasattr(n, "item") else n  # NumPy's and PyTorch's numbers, too
+        if not isinstance(whole, Integral) or whole < 1: raise ValueError(f"{name} {n!r}: must be a whole number, at least 1")
+
+def drop_partials(folder: Path) -> None:
+    "Delete the unfinished files, NAME.partial, that killed processes left in a folder an hour ago or earlier"
+    for old in folder.glob("*.partial"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > 3600: old.unlink()
 
 # %% ../nbs/01_data.ipynb #1d899e12
 def fingerprint(
@@ -271,6 +289,7 @@ def _transformed(transform: Transform, x: Tensor | Streamed) -> Tensor | Streame
 def _rows(y: Tensor, n_classes: int, val_fraction: float, seed: int, limit: int | None) -> tuple[Tensor, Tensor]:
     "Which of the labelled images are for training, which for validation"
     if not 0 <= val_fraction < 1: raise ValueError(f"val_fraction {val_fraction}: must be at least 0 and below 1")
+    if limit is not None: require_counts(limit=limit)
     if limit is not None and limit < n_classes:
         raise ValueError(f"limit {limit}: must be at least one image for each of {n_classes} classes")
     kept = torch.arange(len(y)) if limit is None or limit >= len(y) else balanced(y, limit, seeded(seed, "limit"))
@@ -296,6 +315,7 @@ def make_data(
     classes = tuple(map(str, raw.classes))
     x, y = _checked(raw.x_train, raw.y_train, len(classes), "training")
     x_test, y_test = _checked(raw.x_test, raw.y_test, len(classes), "test")
+    if (raw.x_val is None) != (raw.y_val is None): raise ValueError("of x_val and y_val one is None: give both, or neither")
     x_val, y_val = (x, y) if raw.x_val is None else _checked(raw.x_val, raw.y_val, len(classes), "validation")
     for part, images in (("test", x_test), ("validation", x_val)):
         if x.shape[1:] != images.shape[1:]:
@@ -338,6 +358,6 @@ def load(
     sized = {} if size is None else {"size": size}
     if sized and "size" not in inspect.signature(LOADERS[name]).parameters:
         raise ValueError(f"size {size}: the images of {name} have one size; leave it out")
-    raw = LOADERS[name](None if root is None else Path(root), **sized)
+    raw = LOADERS[name](None if root is None else Path(root).expanduser(), **sized)
     data = make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit, stream=stream)
     return replace(data, options=data.options | sized)

@@ -4,6 +4,7 @@
 
 # %% ../nbs/07_distill.ipynb #62713e8f
 from __future__ import annotations
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from .data import ImageData, seeded
 from .distiller import Distiller, Diverged, JsonLines, State, image_step, load_checkpoint, save_checkpoint  # noqa: F401
-from .experts import ExpertBuffer, Segment
+from .experts import ExpertBuffer, Segment, differences
 from .matching import matching_loss
 from .models import FlatModel, better_together
 from .settings import PRESETS, MTTConfig  # noqa: F401, names that users look for here
@@ -60,11 +61,11 @@ def stacked(draws: list[Draw]) -> Draw:
 # %% ../nbs/07_distill.ipynb #90d99c87
 def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | None) -> FlatModel:
     "The network of the experts, on the device of the data; ValueError where experts, data and network do not belong together"
+    if not isinstance(buffer, ExpertBuffer): raise ValueError(f"experts {buffer!r}: give an ExpertBuffer, as of their folder")
     require_same_data(f"the experts' folder {buffer.path}", buffer.meta, data)
     model = buffer.model() if model is None else FlatModel(model)
-    if model.n_params != buffer.meta["n_params"]:
-        raise ValueError(f"the experts in {buffer.path} have {buffer.meta['n_params']:,} parameters, but the network has "
-                         f"{model.n_params:,}: give the network they were recorded with")
+    differ = differences(buffer.meta["network"], json.loads(json.dumps(model.spec)))
+    if differ: raise ValueError(f"the experts in {buffer.path} are of another network ({differ}): give that, or none")
     return model.to(data.device)
 
 # %% ../nbs/07_distill.ipynb #f19f94fb

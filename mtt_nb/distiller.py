@@ -18,13 +18,13 @@ from .augment import DSA
 from .data import ImageData, seeded
 from .experts import differences, load_tensors, require_network, save_tensors, understood
 from .models import FlatModel
-from .settings import Config
+from .settings import Config, require
 from .speed import repeatable
 from .synthetic import SyntheticSet, describe, starting_images
 
 # %% auto #0
-__all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'Alone', 'require_same_run', 'downhill', 'Distiller',
-           'save_checkpoint', 'load_checkpoint', 'JsonLines']
+__all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'Alone', 'require_same_run', 'downhill', 'loss_and_gradients',
+           'Distiller', 'save_checkpoint', 'load_checkpoint', 'JsonLines']
 
 # %% ../nbs/06_distiller.ipynb #6cf06f91
 def image_step(
@@ -151,9 +151,8 @@ def require_same_run(
     here: str,  # and of the run that wants to go on from it
 ) -> None:
     "ValueError that names what differs"
-    if there == here: return
     differ = differences(json.loads(there), json.loads(here))
-    raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
+    if differ: raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
 
 # %% ../nbs/06_distiller.ipynb #f62c9eaa
 class _Own(_Streams):
@@ -202,6 +201,7 @@ class _Between(_Own):
 
     def load_state_dict(self, state: dict) -> None:
         "Go on from `state_dict()` of a run of the same method with the same settings, data and network; ValueError otherwise"
+        if "identity" not in state: raise ValueError(f"a state with {', '.join(state) or 'nothing'}: give what state_dict() gave")
         require_same_run(state["identity"], self.identity)
         streams, carried = self.own_from(state)
         learned = {name: state[name] for name in ("images", "lr", *self.learns)}
@@ -228,11 +228,23 @@ def downhill(
         remembered |= {f"{name}.{k}": m for k, m in own.items()}
     return after, remembered
 
+# %% ../nbs/06_distiller.ipynb #29028341
+def loss_and_gradients(distiller, learned: dict[str, Tensor]) -> list[Tensor]:
+    "A method's loss, and its gradient by all that it learns; ValueError where the loss is not what it must be"
+    loss, name = distiller.loss(**learned), f"{type(distiller).__name__}.loss"
+    if not (isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad):
+        raise ValueError(f"{name} gave {loss!r}: it must give a scalar tensor, made from its arguments {', '.join(learned)}")
+    grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+    unused = ", ".join(k for k, g in zip(learned, grads, strict=True) if g is None)
+    if unused: raise ValueError(f"{name} does not depend on {unused}: use it, or take it out of `learns`")
+    return [loss.detach(), *grads]
+
 # %% ../nbs/06_distiller.ipynb #1868ecb7
 class Distiller(_Between):
     "A method of distillation: every `step` moves the images down the gradient of the method's `loss`"
     def __init__(self, config: Config, data: ImageData, model: FlatModel):
         self.config, self.data, self.model = config, data, FlatModel(model).to(data.device)
+        for size in self.learns.values(): require(hasattr(config, size), "learns", size, f"a setting of {type(config).__name__}")
         require_network(self.model, data)
         self.augment = DSA(config.augment, mode=config.augment_mode)
         self.streams = [self.stream(j) for j in range(getattr(config, "segments_per_step", 1))]  # of all that is random
@@ -253,8 +265,7 @@ class Distiller(_Between):
         "One meta-step; where it is not finite: Diverged, what is learned unchanged"
         began, lr = time.perf_counter(), self.lr.item()
         before = {name: getattr(self, name).clone().requires_grad_() for name in self.learns}
-        loss = self.loss(**before)
-        loss, *grads = self.ranks.mean([loss.detach(), *torch.autograd.grad(loss, list(before.values()))])
+        loss, *grads = self.ranks.mean(loss_and_gradients(self, before))
         grads = dict(zip(before, grads, strict=True))
         after, moments = downhill(self.config, self.learns, before, grads, self.moments)
         finite = torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all()

@@ -12,15 +12,15 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 from .augment import DSA, augmented
-from .data import ImageData, seeded
+from .data import ImageData, require_counts, seeded
 from .distiller import ALONE
 from .experts import require_network
-from .models import FlatModel, build, ensemble_logits, forward_blocks, training_loss
+from .models import FlatModel, build, ensemble_logits, forward_blocks, rebuilt, training_loss
 from .speed import fast, repeatable
 from .synthetic import SyntheticSet, describe, require_same_data
 
 # %% auto #0
-__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'by_spec', 'evaluate', 'networks_by_name',
+__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'by_spec', 'shared', 'evaluate', 'networks_by_name',
            'cross_architecture', 'full_set']
 
 # %% ../nbs/08_evaluate.ipynb #f9b7d217
@@ -55,11 +55,12 @@ def train_networks(
     batch_size=256,
     augment: DSA | None = None,
     seed=0,
+    stream="evaluate",  # of random numbers: another name, other networks
     compile=False,  # the step through `fast`: for long trainings
     rows=slice(None),  # of the networks: those to train; all are drawn, so that each is the same whoever trains the others
 ) -> Tensor:  # [nets,P], or those rows of it
     "SGD with momentum 0.9, weight decay 5e-4 and a tenth of lr from half-way on, for all networks side by side"
-    g = seeded(seed, "evaluate", device=x.device)
+    g = seeded(seed, stream, device=x.device)
     thetas = torch.stack([model.init(g) for _ in range(nets)])[rows]
     if not len(thetas): return thetas
     step, n, lr = (fast if compile else partial)(momentum_step, model), len(x), torch.tensor(lr, device=x.device)
@@ -101,7 +102,11 @@ class Evaluation:
 @lru_cache(maxsize=8)
 def by_spec(spec: str) -> FlatModel:
     "The network of a spec in JSON, the same object each time, so that what was compiled for it is found again"
-    return FlatModel(build(**json.loads(spec)))
+    return rebuilt(json.loads(spec))
+
+def shared(model: FlatModel) -> FlatModel:
+    "Of all networks that are built like this one the one that `by_spec` gives; a network of your own as it is"
+    return by_spec(json.dumps(model.spec)) if "shape" in model.spec else model
 
 def evaluate(
     synthetic: SyntheticSet,
@@ -119,8 +124,7 @@ def evaluate(
 ) -> Evaluation:
     "The paper's protocol: fresh networks, trained on the set with its lr and augmentation; ValueError for a set of other data"
     require_same_data("the set", synthetic.meta, data)
-    for name, value in dict(nets=nets, epochs=epochs, batch_size=batch_size).items():
-        if value < 1: raise ValueError(f"{name} {value}: must be at least 1")
+    require_counts(nets=nets, epochs=epochs, batch_size=batch_size)
     if model is None: model = by_spec(json.dumps(synthetic.meta["network"]))
     model = (model if isinstance(model, FlatModel) else FlatModel(model)).to(data.device)
     require_network(model, data)
@@ -141,7 +145,7 @@ def networks_by_name(
 ) -> dict[str, FlatModel]:
     "Networks to try a set on; ValueError for a name that is not known, or a network that the images are too small for"
     own = synthetic.meta["network"]
-    return {n: FlatModel(build(**own) if n == own["name"] else build(n, data.shape, data.n_classes)) for n in names}
+    return {n: rebuilt(own) if n == own["name"] else FlatModel(build(n, data.shape, data.n_classes)) for n in names}
 
 def cross_architecture(
     synthetic: SyntheticSet,

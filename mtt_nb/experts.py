@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from . import __version__
-from .augment import DSA, augmented
-from .data import ImageData, seeded
-from .models import FlatModel, build, forward_blocks, training_loss
+from .augment import DSA, augmented, require_dsa
+from .data import ImageData, drop_partials, require_counts, seeded
+from .models import FlatModel, forward_blocks, rebuilt, require_known, training_loss
 from .speed import fast, repeatable
 
 # %% auto #0
@@ -140,8 +140,7 @@ def save_tensors(
             f.write(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"mtt_nb": text}))
             f.flush(); os.fsync(f.fileno())
         os.replace(partial, path)
-        for old in path.parent.iterdir():  # what a process left that was killed as it wrote this file
-            if old.name.startswith(f".{path.name}.") and old.suffix == ".partial": old.unlink(missing_ok=True)
+        drop_partials(path.parent)
     except BaseException as e:
         with suppress(OSError): partial.unlink()
         if not isinstance(e, OSError): raise
@@ -273,9 +272,8 @@ class _Recording:
 
     def model(self) -> FlatModel:
         "The network they are points of; for one that `build` does not know, keep your own FlatModel"
-        network = self.meta["network"]
-        if "shape" not in network: raise ValueError(f"{network['name']} is no network of this package: pass your own model")
-        with understood(self.files[0]): return FlatModel(build(**network))
+        require_known(self.meta["network"])
+        with understood(self.files[0]): return rebuilt(self.meta["network"])
 
 # %% ../nbs/04_experts.ipynb #709bd054
 class Segment(NamedTuple):
@@ -329,12 +327,17 @@ class ExpertBuffer(_Recording):
 
 # %% ../nbs/04_experts.ipynb #90e33598
 def require_network(model: FlatModel, data: ImageData) -> None:
-    "ValueError if the network does not take the images, or gives another number of classes"
-    try: got = model(model.init(seeded(0, device=data.device)), data.x_train[:1]).shape
+    "ValueError if the network does not take the images, gives another number of classes, or is no function of its point alone"
+    theta, again = (model.init(seeded(0, device=data.device)) for _ in range(2))
+    if not torch.equal(theta, again):
+        raise ValueError(f"{model}: one seed draws it in several ways; let its reset_parameters draw by torch.nn.init alone")
+    try: got, same = (model(theta, data.x_train[:1]) for _ in range(2))
     except RuntimeError as e: raise ValueError(f"{model} does not take images of {data.name}, {data.shape}: {e}") from None
-    if got != (1, data.n_classes):
-        raise ValueError(f"{model} gives {tuple(got)} for one image, but {data.name} has {data.n_classes} classes: "
+    if got.shape != (1, data.n_classes):
+        raise ValueError(f"{model} gives {tuple(got.shape)} for one image, but {data.name} has {data.n_classes} classes: "
                          f"build it with n_classes={data.n_classes}")
+    if not torch.allclose(got, same, rtol=1e-3, atol=1e-3):
+        raise ValueError(f"{model} answers differently when asked twice: leave out what is random in it, or has a memory")
 
 # %% ../nbs/04_experts.ipynb #160c561a
 def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume: bool) -> None:
@@ -414,8 +417,9 @@ def record_experts(
 ) -> ExpertBuffer:
     "Train experts and store their parameters at the start and after every epoch, Algorithm 1's input; ValueError or OSError"
     path, model = Path(path), FlatModel(model).to(data.device)
-    for name, value in dict(n=n, epochs=epochs, batch_size=batch_size, lr=lr, at_once=at_once).items():
-        if not value > 0: raise ValueError(f"{name} {value}: must be above 0")
+    require_counts(n=n, epochs=epochs, batch_size=batch_size, at_once=at_once)
+    if not 0 < lr < math.inf: raise ValueError(f"lr {lr}: must be above 0, and finite")
+    require_dsa(augment)
     if n % at_once: raise ValueError(f"n {n}: must be a multiple of at_once, {at_once}")
     if dtype not in ("float32", "bfloat16"): raise ValueError(f"dtype {dtype!r}: 'float32' or 'bfloat16'")
     settings = _settings(data, model, lr=lr, batch_size=batch_size, epochs=epochs, seed=seed, augment=augment, dtype=dtype,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from .data import Raw, fingerprint, loader, seeded, split
+from .data import Raw, drop_partials, fingerprint, loader, seeded, split
 from .datasets import data_root
 
 # %% auto #0
@@ -115,9 +115,7 @@ def _uneven(file, shape, first, of_first) -> str:
 # %% ../nbs/01_folders.ipynb #d2ba5e28
 def _write(file: Path, shape: tuple, blocks: Iterator[np.ndarray]) -> None:
     "An .npy file from its pieces, whole or not at all"
-    for old in file.parent.glob("*.partial"):
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > 3600: old.unlink()
+    drop_partials(file.parent)
     partial = file.with_name(f"{file.name}.{os.urandom(4).hex()}.partial")
     try:
         with open(partial, "xb") as f:

@@ -40,7 +40,8 @@ class ClassBatches:
         self.places = torch.arange(min(size, int(counts.min())), device=y.device)
     def __call__(self, generator: torch.Generator) -> Tensor:
         "Indices [K,B], none twice"
-        order = (self.y + torch.rand(len(self.y), generator=generator, device=self.y.device)).argsort()
+        order = torch.rand(len(self.y), generator=generator, device=self.y.device).argsort()
+        order = order[self.y[order].argsort(stable=True)]  # class by class, at random within each
         return order[self.first[:, None] + self.places]
 
 # %% ../nbs/22_gradients.ipynb #58df9ce3

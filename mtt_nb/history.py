@@ -110,6 +110,8 @@ class History:
             for name, items in history._lists().items(): items.update(thinned_state(parts[name]))
             for frame in history.frames: frame["step"], frame["images"].shape
             for step, *numbers in (*history.points, *history.accuracy): range(step), [float(x) for x in numbers if x is not None]
+            history.points.items = [[math.nan if x is None else x for x in point] for point in history.points.items]
+            for frame in history.frames: frame |= {k: math.nan for k in ("loss", "lr") if frame.get(k, 0) is None}
         return history
 
 # %% ../nbs/12_history.ipynb #0a72a691
@@ -255,7 +257,7 @@ def _plane(ax, history: History, frame: dict) -> None:
     ax.plot(*frame["path"].T, **STUDENT, label="student")
     ax.plot(*frame["target"], **TARGET, label="target")
     one, two = plane["explained"]
-    ax.set(xlabel=f"PC 1 ({one:.1%} of the variance)", ylabel=f"PC 2 ({two:.1%})",
+    ax.set(xlabel=f"axis 1 ({one:.1%} of the variance)", ylabel=f"axis 2 ({two:.1%}), stretched",
            title=f"expert {plane['expert']}, off the plane at the end: {frame['off'][-1]:.2f}")
     ax.title.set_fontsize(9)
     ax.legend(fontsize=7)

@@ -506,10 +506,10 @@ class View {
     if (frame) this.drawStudent(run, frame, { to, walk, path, region });
     g.restore();
     const [e1, e2] = plane.explained, stretch = sy / sx;
-    this.text(`PC 1: ${(100 * e1).toFixed(1)} % of the expert's variance`, in_.x + in_.w, r.y + r.h - 8, { color: ink.faint, align: "right", size: 11 });
+    this.text(`axis 1: ${(100 * e1).toFixed(1)} % of the expert's variance`, in_.x + in_.w, r.y + r.h - 8, { color: ink.faint, align: "right", size: 11 });
     if (in_.w > 340) this.text(`drawn ×${short(stretch)} as high as wide`, in_.x, r.y + r.h - 8, { color: ink.faint, size: 11 });
     g.save(); g.translate(r.x + 11, in_.y + in_.h / 2); g.rotate(-Math.PI / 2);
-    this.text(`PC 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
+    this.text(`axis 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
     g.restore();
     const crowd = [...path, ...(frame ? walk(frame.path) : [])];
     this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", region.movable);

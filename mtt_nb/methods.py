@@ -14,7 +14,7 @@ from .features import CAFE, DM, CAFEConfig, DMConfig
 from .gradients import DC, DCConfig, PairConfig
 from .kernel import KIP, KIPConfig
 from .selection import forgetting, herding
-from .settings import PRESETS, Config, Preset, require_positive
+from .settings import PRESETS, Config, Preset, require_numbers, require_positive
 from .synthetic import SyntheticSet, random_selection
 
 # %% auto #0
@@ -30,6 +30,7 @@ class SelectionConfig:
     augment_mode: str = "one"
     seed: int = 0
     def __post_init__(self):
+        require_numbers(self)
         require_positive(self, "ipc", "lr_teacher")
         DSA(self.augment, mode=self.augment_mode)
 

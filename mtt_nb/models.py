@@ -19,8 +19,8 @@ from .data import blocks
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
-           'build', 'FlatModel', 'better_together', 'ensemble_logits', 'training_loss', 'forward_blocks', 'features',
-           'last_features']
+           'build', 'FlatModel', 'require_known', 'rebuilt', 'better_together', 'ensemble_logits', 'training_loss',
+           'forward_blocks', 'features', 'last_features']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -191,6 +191,7 @@ class FlatModel:
 
     def init(self, generator: torch.Generator) -> Tensor:
         "A random starting point [P], drawn by every layer's own rule from `generator`, on its device"
+        if not isinstance(generator, torch.Generator): raise ValueError(f"init({generator!r}): give a generator, as seeded(0)")
         module = copy.deepcopy(self.module).to(generator.device)
         with torch.no_grad(), _DrawFrom(generator): _redraw(module)
         return torch.cat([p.detach().flatten() for p in module.parameters()])
@@ -213,6 +214,17 @@ class FlatModel:
         self.module.to(device); return self
 
     def __repr__(self): return f"FlatModel({self.spec['name']}, {self.n_params:,} parameters)"
+
+# %% ../nbs/03_models.ipynb #0f9fe26d
+def require_known(spec: dict) -> None:
+    "ValueError for the `FlatModel.spec` of a network of your own, from which it cannot be built"
+    if "shape" not in spec: raise ValueError(f"{spec.get('name')} is no network of this package: pass your own model")
+
+# %% ../nbs/03_models.ipynb #80740a9a
+def rebuilt(spec: dict) -> FlatModel:
+    "The network that a `FlatModel.spec` describes; ValueError for one of your own"
+    require_known(spec)
+    return FlatModel(build(**spec))
 
 # %% ../nbs/03_models.ipynb #e217c493
 TOGETHER = {"cpu": 5e7}  # most pixels of a batch times parameters for which networks together are faster than one by one

@@ -18,21 +18,22 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from . import __version__
-from .data import ImageData
-from .distiller import ALONE, JsonLines, load_checkpoint, require_same_run, save_checkpoint
-from .evaluate import Evaluation, accuracies, by_spec, evaluate, full_set, train_networks
+from .data import ImageData, fingerprint
+from .distiller import ALONE, Distiller, JsonLines, load_checkpoint, require_same_run, save_checkpoint
+from .evaluate import Evaluation, accuracies, evaluate, full_set, shared, train_networks
 from .experts import Damaged, check_writable, differences
 from .history import History, Recorder
+from .models import FlatModel
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
-from .settings import require_positive
+from .settings import require, require_numbers, require_positive
 from .speed import repeatable
-from .synthetic import SyntheticSet, random_selection
+from .synthetic import SyntheticSet, random_selection, require_same_data
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
            'alone_in', 'resume', 'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'select', 'own_name', 'write_whole',
-           'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
+           'told_apart', 'per_class', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Protocol:
     test_too: bool = False  # at every validation, for the paper's maximum; it chooses nothing
     compile: bool = False  # the training steps
 
-    def __post_init__(self): require_positive(self, "nets", "epochs", "eval_every", "val_nets", "full_epochs", "batch_size")
+    def __post_init__(self):
+        require_numbers(self)
+        require_positive(self, "nets", "epochs", "eval_every", "val_nets", "full_epochs", "batch_size")
 
     @property
     def validation(self) -> dict:
@@ -60,11 +63,10 @@ class Protocol:
                     compile=self.compile) | other
 
 # %% ../nbs/39_run.ipynb #10f6c73a
-def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, ranks=ALONE) -> dict:
+def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, model: FlatModel, ranks=ALONE) -> dict:
     "What a validation logs: its rules, mean and spread on validation images and, if asked, of the same networks on test images"
-    model = by_spec(json.dumps(synthetic.meta["network"])).to(data.device)
-    n, seen = protocol.val_nets, dict(protocol=protocol.validation)
-    options = protocol.options(nets=n, augment=synthetic.augment)
+    model, n, seen = shared(model).to(data.device), protocol.val_nets, dict(protocol=protocol.validation)
+    options = protocol.options(nets=n, augment=synthetic.augment, stream="validate")  # not the networks of the test
     with repeatable():
         thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, rows=ranks.rows(n), **options)
         for split in ("val", "test") if protocol.test_too else ("val",):
@@ -113,6 +115,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock", timeout=0)
     try: lock.acquire()
     except Timeout: raise ValueError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
+    for left in folder.glob("*.partial"): left.unlink()  # by a process that was killed: nobody else writes here now
     try: yield
     finally: lock.release()
 
@@ -138,8 +141,10 @@ def keep_checkpoint(distiller, checkpoint: Path) -> None:
     save_checkpoint(checkpoint, distiller)
 
 # %% ../nbs/39_run.ipynb #856dcf67
-def go_on(distiller, out: Path, total: int, every: int) -> Recorder:
+def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
     "Bring a distiller to where its run folder stands, and go on with the history"
+    require_same_data("the run", distiller.synthetic.meta, data)
+    data.part("val")  # an error now, not at the first validation
     checkpoint, history, ranks, there = out / "checkpoint.safetensors", out / "history.safetensors", distiller.ranks, False
     if not ranks.rank: there = resume(distiller, checkpoint)
     if not ranks.rank and not there and (out / "distilled.safetensors").exists():
@@ -160,7 +165,7 @@ def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Record
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
-    distiller,  # any object with .step, .steps, .synthetic, .ranks and state_dict
+    distiller: Distiller,
     data: ImageData,
     out: Path | str,  # the run folder; one that holds a run with the same settings goes on
     protocol: Protocol = Protocol(),
@@ -173,13 +178,13 @@ def distil(
     "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp when it is time"
     out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
     with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
-        recorder = go_on(distiller, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
+        recorder = go_on(distiller, data, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
         writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
         log = JsonLines.read(out / "log.jsonl")
         saved, spent = time.monotonic(), sum(line.get("seconds", 0) for line in log)
         def over(): return distiller.steps >= total or spent >= seconds
         def validate():
-            seen = look(distiller.synthetic, data, protocol, ranks)
+            seen = look(distiller.synthetic, data, protocol, distiller.model, ranks)
             if not ranks.rank: keep_best(distiller, seen, out, *writers)
         last, seen_here = ranks.agree(over(), any("val_accuracy" in line for line in log if line["step"] == distiller.steps))
         def keep():
@@ -232,6 +237,19 @@ def write_whole(file: Path, text: str) -> None:
     new.write_text(text, encoding="utf-8")
     new.replace(file)
 
+# %% ../nbs/39_run.ipynb #ce34bf6f
+def told_apart(synthetic: SyntheticSet) -> dict:
+    "What an accuracy depends on of a set, as JSON can hold it"
+    tensors = (t.cpu() if isinstance(t, torch.Tensor) else t for t in (synthetic.images, synthetic.labels))
+    return dict(set=fingerprint(*tensors), set_lr=synthetic.lr, network=synthetic.meta["network"],
+                augment=[synthetic.augment.strategy, synthetic.augment.options])
+
+def per_class(synthetic: SyntheticSet, data: ImageData) -> int:
+    "Images of each class; ValueError where a random selection of the same size could not have as many of each"
+    ipc, rest = divmod(len(synthetic), data.n_classes)
+    if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: judge it without random images")
+    return ipc
+
 # %% ../nbs/39_run.ipynb #f313b196
 def judge(
     synthetic: SyntheticSet,
@@ -242,26 +260,27 @@ def judge(
     lr: float,  # for the real images: that from which the distillation started
     beside: Iterable[str] = ("random", "full data"),  # what to measure beside the set
     progress: Callable[[str], None] = lambda name: None,  # told what is measured next
+    model: FlatModel | None = None,  # by default that which the set was made for; needed for a network of your own
     ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of a random selection of its size and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
-    asked = dict(step=synthetic.meta.get("step"), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
+    asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
     try: stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError): stored = None  # none yet, or damaged: measured again
     if not isinstance(stored, dict) or stored.get("asked") != asked: stored = dict(asked=asked, accuracies={})
     lost = stored.setdefault("diverged", {})
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
-    ipc = len(synthetic) // data.n_classes
-    baselines = {"random": lambda: random_selection(data, ipc, seed=protocol.seed, **options),
+    baselines = {"random": lambda: random_selection(data, per_class(synthetic, data), seed=protocol.seed, **options),
                  "full data": lambda: full_set(data, **options)}
     sets = {own_name(synthetic): lambda: synthetic}
+    for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
     for name, make in (sets | {name: baselines[name] for name in beside if name not in sets}).items():
         if name in stored["accuracies"]: continue
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
         how = protocol.options(epochs=epochs, ranks=ranks)
-        e = evaluate(make(), data, **how, split="test")
+        e = evaluate(make(), data, model=model, **how, split="test")
         stored["accuracies"][name], lost[name] = e.accuracies, e.diverged
         if not ranks.rank: write_whole(file, json.dumps(stored))
     return {name: Evaluation(tuple(a), "test", diverged=lost.get(name, 0)) for name, a in stored["accuracies"].items()}
@@ -289,8 +308,8 @@ REPORT = """# {data}: {n} images by {method}
 {accuracies}
 {beside}
 Mean ± standard deviation over {nets} networks that differ in their seed. {chosen}
-Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random selection has the same
-size and augmentation, and hard labels{lr}.
+Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random selection is one draw,
+of the same size and with the same augmentation, and has hard labels{lr}.
 
 ![Accuracies](accuracies.png)
 {course}
@@ -311,11 +330,14 @@ COURSE = """![Loss, learning rate and validation accuracy](curves.png)
 {steps} meta-steps in {seconds:.1f} s, {each:.3f} s each, without the recording of experts and the evaluations.
 """
 
-def course(log: list[dict], protocol: Protocol) -> dict[str, str]:
+def course(synthetic: SyntheticSet, log: list[dict], protocol: Protocol) -> dict[str, str]:
     "How the set of a run was found, for `REPORT`"
     best, seconds = best_validation(log), [line["seconds"] for line in log if "loss" in line]
     tested = "chose nothing, but were looked at in the run" if protocol.test_too else "were used for this table alone"
-    if best is None: return dict(chosen="The images are real; the rule that picked them saw no test image.", lr="", course="")
+    if best is None:
+        picked = "The images are real; the rule that picked them saw no test image."
+        taken = f"The set is that of meta-step {synthetic.meta.get('step')}; no validation chose it."
+        return dict(chosen=taken if "step" in synthetic.meta else picked, lr="", course="")
     chosen = (f"The set is that of meta-step {best['step']}, the best\non the validation images ({best['val_accuracy']:.3f} with "
               f"{protocol.val_nets} networks); the test images {tested}.")
     return dict(chosen=chosen, lr=", and the learning rate from which the distillation started",
@@ -339,10 +361,10 @@ def write_report(
                 "augmentation": f"{meta['augment']}, {json.dumps(meta['augment_options'])}", **meta.get("config", {}),
                 "learning rate to train with": f"{synthetic.lr:.5g}"}
     text = REPORT.format(
-        n=len(synthetic), data=meta["data"], method=meta["method"], **asdict(protocol), **course(log, protocol),
+        n=len(synthetic), data=meta["data"], method=meta["method"], **asdict(protocol), **course(synthetic, log, protocol),
         beside=beside and f"\n{beside}\n", full=f" full data: {protocol.full_epochs} epochs;" if "full data" in results else "",
         accuracies=markdown_table(accuracy_rows(synthetic, data, results)),
         settings=markdown_table([("setting", "value"), *settings.items()]),
         where=markdown_table([("what", "which"), *made_with(data.device).items()]))
-    (out / "report.md").write_text(text, encoding="utf-8")
+    write_whole(out / "report.md", text)
     return out / "report.md"

@@ -11,7 +11,7 @@ from torch import Tensor
 from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
-from .models import FlatModel, build, last_features
+from .models import FlatModel, last_features, rebuilt
 from .speed import repeatable
 from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, the third of them
 
@@ -67,7 +67,7 @@ def herding(
     watching: Watching = Watching(),
 ) -> SyntheticSet:
     "Of every class the images whose mean feature, in a trained network, stays nearest to that of the class"
-    model, g, w = FlatModel(build(**network)).to(data.device), seeded(seed, "herding", device=data.device), watching
+    model, g, w = rebuilt(network).to(data.device), seeded(seed, "herding", device=data.device), watching
     theta = model.init(g)
     for _ in range(w.epochs): theta, _ = train_epoch(model, theta, data.x_train, data.y_train, w.lr, w.batch_size, None, g)
     phi = last_features(model, theta, data.x_train)
@@ -115,7 +115,7 @@ def forgetting(
     watching: Watching = Watching(),
 ) -> SyntheticSet:
     "Of every class the images that are forgotten most often, those never learned first; of equals, the one of larger loss"
-    model = FlatModel(build(**network)).to(data.device)
+    model = rebuilt(network).to(data.device)
     right, losses = watch(data, model, seeded(seed, "forgetting", device=data.device), watching)
     events, rank = forgetting_events(right), losses.argsort().argsort() / len(losses)  # below 1: it only parts equals
     score = torch.nan_to_num(events, posinf=watching.epochs) + rank

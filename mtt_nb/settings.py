@@ -4,12 +4,13 @@
 
 # %% ../nbs/06_settings.ipynb #062cd67f
 from __future__ import annotations
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 from .augment import DSA
 
 # %% auto #0
-__all__ = ['SUBSETS', 'PRESETS', 'require', 'require_positive', 'Config', 'MTTConfig', 'Preset', 'find_preset']
+__all__ = ['SUBSETS', 'PRESETS', 'require', 'require_positive', 'require_numbers', 'Config', 'MTTConfig', 'Preset', 'find_preset']
 
 # %% ../nbs/06_settings.ipynb #13c99a3c
 def require(holds: bool, name: str, value, what: str) -> None:
@@ -20,6 +21,18 @@ def require(holds: bool, name: str, value, what: str) -> None:
 def require_positive(config, *names: str) -> None:
     "ValueError unless these settings are above 0"
     for name in names: require(getattr(config, name) > 0, name, getattr(config, name), "above 0")
+
+# %% ../nbs/06_settings.ipynb #768014c9
+def require_numbers(config) -> None:
+    "ValueError unless a dataclass' numbers are whole, or finite, as its types say; NumPy's and PyTorch's become Python's"
+    for f in fields(config):
+        kind, *others = getattr(f.type, "__name__", str(f.type)).split(" | ")
+        value = getattr(config, f.name)
+        if kind not in ("int", "float") or value is None and "None" in others: continue
+        if hasattr(value, "item"): value = value.item()
+        fits = type(value) is int or kind == "float" and type(value) is float and math.isfinite(value)
+        require(fits, f.name, value, "a whole number" if kind == "int" else "a finite number")
+        object.__setattr__(config, f.name, value)
 
 # %% ../nbs/06_settings.ipynb #87589135
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
+        require_numbers(self)
         require_positive(self, "ipc", "iterations", "lr_img", "lr_teacher")
         for name, allowed in dict(pix_init=("real", "noise"), optimizer=("sgd", "adam")).items():
             require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")

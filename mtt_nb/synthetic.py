@@ -7,13 +7,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
-from .augment import DSA
+from .augment import DSA, require_dsa
 from .data import TRANSFORMS, ImageData, Transform, image_grid, seeded
 from .experts import differences, load_tensors, save_tensors, understood
 
@@ -22,15 +23,19 @@ __all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_
            'require_same_data']
 
 # %% ../nbs/06_synthetic.ipynb #e4c946e7
-def _check_set(images: Tensor, labels: Tensor, n_classes: int) -> None:
-    n = len(images)
-    if images.ndim != 4: raise ValueError(f"images of shape {tuple(images.shape)}: must be [n,C,H,W]")
+def _check_set(images: Tensor, labels: Tensor, lr: float, meta: dict) -> None:
+    if not 0 < lr < math.inf: raise ValueError(f"lr {lr}: must be above 0, and finite")
+    if "classes" not in meta: raise ValueError("meta says no classes: make it by describe(data, network, augment)")
+    n, n_classes = len(images), len(meta["classes"])
+    if images.ndim != 4 or not n or images.dtype != torch.float32:
+        raise ValueError(f"images {tuple(images.shape)} of {images.dtype}: must be float32 [n,C,H,W], with n at least 1")
     if labels.shape not in ((n,), (n, n_classes)):
         shapes = f"[{n}], or [{n},{n_classes}] for probabilities"
         raise ValueError(f"labels of shape {tuple(labels.shape)} for {n} images: must be {shapes}")
     if (labels.ndim == 1) == labels.is_floating_point():
         raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: must be whole numbers [n], or floats [n,{n_classes}]")
-    if labels.ndim == 1 and n and not 0 <= labels.min() <= labels.max() < n_classes:
+    if labels.dtype not in (torch.int64, torch.float32): raise ValueError(f"labels of {labels.dtype}: must be int64 or float32")
+    if labels.ndim == 1 and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}: must lie in 0..{n_classes - 1}")
 
 # %% ../nbs/06_synthetic.ipynb #1ef6b420
@@ -53,6 +58,10 @@ def _from_file(make: type, tensors: dict[str, Tensor], meta: dict):
     repr(read), read.augment, read.display()  # as far as these go, the parts belong together
     return read
 
+def _check_meta(meta: dict) -> None:
+    missing = ", ".join(MADE_FROM.keys() - meta.keys())
+    if missing: raise ValueError(f"meta has no {missing}, so that no one could use the set: make it by describe(...)")
+
 # %% ../nbs/06_synthetic.ipynb #24ef8c3f
 @dataclass(frozen=True, eq=False)
 class SyntheticSet:
@@ -63,7 +72,7 @@ class SyntheticSet:
     meta: dict  # data, fingerprint, classes, network, augment, augment_options, method, seed, ...: anything JSON can hold
     transform: Transform = field(default_factory=Transform)
 
-    def __post_init__(self): _check_set(self.images, self.labels, len(self.meta["classes"]))
+    def __post_init__(self): _check_set(self.images, self.labels, self.lr, self.meta)
     def __len__(self) -> int: return len(self.images)
     def __repr__(self):
         size, (data, method) = "x".join(map(str, self.images.shape[1:])), map(self.meta.get, ("data", "method"))
@@ -74,6 +83,7 @@ class SyntheticSet:
         return DSA(self.meta.get("augment", "none"), **self.meta.get("augment_options", {}))
     def save(self, path: Path | str) -> None:
         "One safetensors file: images, labels, lr and the transform's tensors, with `meta` as JSON in its header"
+        _check_meta(self.meta)
         tensors = dict(images=self.images, labels=self.labels, lr=torch.tensor(self.lr, dtype=torch.float64))
         tensors |= {f"transform.{k}": t for k, t in self.transform.tensors().items()}
         save_tensors(path, "synthetic set", tensors, {**self.meta, "transform": self.transform.kind})
@@ -112,6 +122,7 @@ def choose_per_class(
 # %% ../nbs/06_synthetic.ipynb #d4b49f0c
 def describe(data: ImageData, network: dict, augment: DSA, **more) -> dict:
     "The entries of `SyntheticSet.meta` that every method shares"
+    require_dsa(augment)
     return dict(data=data.name, data_options=data.options, fingerprint=data.fingerprint, classes=list(data.classes),
                 network=network, augment=augment.strategy, augment_options=augment.options, **more)
 
@@ -138,6 +149,7 @@ def starting_images(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # images [n,C,H,W] and their labels [n]
     "What a run begins with: real images drawn at random, or noise under the same labels"
+    if pix_init not in ("real", "noise"): raise ValueError(f"pix_init {pix_init!r}: 'real' or 'noise'")
     pick = choose_per_class(data.y_train, ipc, data.n_classes, generator)
     images = data.x_train[pick].clone()
     if pix_init == "noise": images = torch.randn(images.shape, generator=generator, device=images.device)
@@ -149,7 +161,9 @@ def _npz(synthetic: SyntheticSet, path: Path) -> None:
     parts |= {f"transform.{k}": t for k, t in synthetic.transform.tensors().items()}
     text = dict(classes=np.array(synthetic.meta["classes"]), meta=np.array(json.dumps(synthetic.meta)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{k: t.detach().cpu().numpy() for k, t in parts.items()}, **text)
+    with open(partial := path.with_name(f".{path.name}.partial"), "wb") as f:
+        np.savez(f, **{k: t.detach().cpu().numpy() for k, t in parts.items()}, **text)
+    partial.replace(path)
 
 def _pictures(synthetic: SyntheticSet, path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -261,7 +261,7 @@ ABOUT = """# {data}: {methods} methods, {budget} each
 {table}
 
 Mean ± standard deviation over {networks} networks{seeds}. Of a method that learns, the set that was best on validation
-images; the test images were used for this table alone. Random images: as many, with the same training and augmentation. Labels:
+images; the test images were used for this table alone. Random images: one draw of as many, with the same training. Labels:
 hard are classes, soft are learned probabilities. Seconds are those of the steps, without validation and test; a second number is
 the recording of experts, which the budget does not hold. Published numbers are of the papers' networks, data and budgets; where
 there is none, none is known here.
