@@ -340,7 +340,7 @@ def course(synthetic: SyntheticSet, log: list[dict], protocol: Protocol) -> dict
         return dict(chosen=taken if "step" in synthetic.meta else picked, lr="", course="")
     chosen = (f"The set is that of meta-step {best['step']}, the best\non the validation images ({best['val_accuracy']:.3f} with "
               f"{protocol.val_nets} networks); the test images {tested}.")
-    return dict(chosen=chosen, lr=", and the learning rate from which the distillation started",
+    return dict(chosen=chosen, lr=",\nand the learning rate from which the distillation started",
                 course=COURSE.format(steps=len(seconds), seconds=sum(seconds), each=sum(seconds) / len(seconds)))
 
 # %% ../nbs/39_run.ipynb #82968edf
