@@ -528,6 +528,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'mtt_nb.live.Run': ('live.html#run', 'mtt_nb/live.py'),
                              'mtt_nb.live.Run.__init__': ('live.html#run.__init__', 'mtt_nb/live.py'),
                              'mtt_nb.live.Run._begin': ('live.html#run._begin', 'mtt_nb/live.py'),
+                             'mtt_nb.live.Run.begin': ('live.html#run.begin', 'mtt_nb/live.py'),
                              'mtt_nb.live.Run.changed': ('live.html#run.changed', 'mtt_nb/live.py'),
                              'mtt_nb.live.Run.info': ('live.html#run.info', 'mtt_nb/live.py'),
                              'mtt_nb.live.Run.saw': ('live.html#run.saw', 'mtt_nb/live.py'),

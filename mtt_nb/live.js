@@ -591,10 +591,12 @@ class View {
   }
 
   drawImages(run, index, frame, r) {
-    const ink = this.ink_, g = this.g;
-    this.text(frame ? `${frame.images.shape[0]} synthetic images` : "synthetic images", r.x, r.y + 13, { bold: true, size: 13 });
+    const ink = this.ink_, g = this.g, hint = "Step takes one meta-step, Start all of them.";
+    const begin = frame || !run.info.begin ? null : run.begin ??= { images: run.info.begin };  // before the first meta-step
+    frame ??= begin;
+    this.text(frame ? `${frame.images.shape[0]} synthetic images${begin ? ", as they begin" : ""}` : "synthetic images", r.x, r.y + 13, { bold: true, size: 13 });
     if (r.w > 340) this.text("pixels: 0 black to 1 white, clipped", r.x + r.w, r.y + 13, { color: ink.faint, size: 11, align: "right" });
-    if (!frame) { this.text("Step takes one meta-step, Start all of them.", r.x, r.y + 38, { color: ink.faint }); return; }
+    if (!frame) { this.text(hint, r.x, r.y + 38, { color: ink.faint }); return; }
     const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
     let best = [0, 1];
     for (let columns = 1; columns <= n; columns++) {
@@ -619,6 +621,7 @@ class View {
       if (norms) { const v = norms[k * n + i] / most; g.fillStyle = ink.student; g.fillRect(x, y + zh - Math.max(3, zh * 0.14), zw * v, Math.max(3, zh * 0.14)); }
       if (this.open?.run === index && this.open.image === i) { g.strokeStyle = ink.accent; g.lineWidth = 3; g.strokeRect(x - 1, y - 1, zw + 2, zh + 2); }
     }
+    if (begin) { this.text(hint, left, Math.min(place(n - 1)[1] + zh + 18, r.y + r.h - 4), { color: ink.faint }); return; }
     this.regions.push({ kind: "images", run: index, ...r, place, zw, zh, image: (x, y) => {
       const i = Math.floor((y - box.y) / rise) * columns + Math.floor((x - left) / pitch);
       return x >= left && x < left + columns * pitch && y >= box.y && i >= 0 && i < n ? i : null; } });
@@ -645,7 +648,7 @@ class View {
     const X = s => in_.x + in_.w * (s - begin) / Math.max(1, end - begin);
     this.regions.push({ kind: "curve", ...r, step: x => Math.round(begin + clamp((x - in_.x) / in_.w, 0, 1) * (end - begin)) });
     this.text("1", in_.x, r.y + r.h - 5, { color: ink.faint, size: 10, align: "center" });
-    this.text(`${end} meta-steps`, in_.x + in_.w, r.y + r.h - 5, { color: ink.faint, size: 10, align: "right" });
+    this.text(`${end} meta-step${end > 1 ? "s" : ""}`, in_.x + in_.w, r.y + r.h - 5, { color: ink.faint, size: 10, align: "right" });
     if (!all.length) return;
     let low = all.reduce((m, p) => Math.min(m, f(p[1])), Infinity), high = all.reduce((m, p) => Math.max(m, f(p[1])), -Infinity);
     const margin = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import mtt_nb
 from .driver import Driver
-from .history import History, Scribe, as_float32, bend, gradient_shares, pack, painted, picture
+from .history import History, Scribe, as_float32, as_pixels, bend, gradient_shares, pack, painted, picture
 try: import anywidget
 except ImportError: anywidget = None
 
@@ -71,6 +71,8 @@ class Run(Recorded):
         self.scribe = Scribe(self.distiller, self.planes)
         self.planes = self.scribe.planes  # fitted once, whatever is reset
         self.history = History(dict(self.scribe.info, validates=self.validate is not None))
+        self.scribe.plane(0)  # so that a page has an expert to draw before the first meta-step
+        self.history.planes = [drawn for _, drawn in self.planes.values()]
         self.points, self.edits, self.waiting, self.shown = [], {}, False, -math.inf
     def saw(self, state) -> None:
         "The observer: record the point; make a frame if one is due"
@@ -96,7 +98,12 @@ class Run(Recorded):
                 self.send(kind="reset", info=self.info())
             if self.waiting and not self.driver.running: self.show()
         self.send(kind="status", status=self.status())
-    def info(self) -> dict: return dict(super().info(), can=self.scribe.info["can"])
+    def info(self) -> dict: return dict(super().info(), can=self.scribe.info["can"], begin=self.begin())
+    def begin(self, most=4_000_000) -> np.ndarray | None:
+        "The images before the first meta-step, uint8 [n,H,W,C]; None after it, or where they have more bytes than `most`"
+        images = self.distiller.synthetic.images
+        if len(self.history.frames) or images.numel() > most: return None
+        return as_pixels(images, self.scribe.transform)
     def status(self) -> dict: return status_of(self.driver, self.history.info["total"])
 
 # %% ../nbs/12_live.ipynb #fcccd68a

@@ -350,6 +350,19 @@ def test_buttons_and_keys(make):
     assert lab.driver.state is None and [m["kind"] for m in sent[-2:]] == ["reset", "status"]
 
 
+def test_a_page_has_something_to_show_before_the_first_meta_step(make):
+    lab, sent = lab_of(make)
+    lab._asked(lab.view, dict(kind="ready"), [])
+    run, = sent[0]["runs"]
+    assert run["begin"].size == 10 * 8 * 8 and run["begin"].any()
+    assert [p["expert"] for m in sent[1:] for p in m.get("planes", [])] == [0]
+    lab.run(1)
+    assert lab.runs[0].info()["begin"] is None and lab.runs[0].begin(most=1) is None
+    lab.driver.reset()
+    assert (lab.runs[0].info()["begin"].ravel() == run["begin"]).all()
+    assert Run(Plain).info()["begin"].shape == (10, 8, 8, 1)  # a method without a plane
+
+
 def test_sliders_take_effect_and_hold_at_their_ends(make):
     lab, sent = lab_of(make)
     s = lab.sliders
