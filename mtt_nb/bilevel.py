@@ -12,7 +12,6 @@ from torch import Tensor
 from .data import ImageData, require_counts, seeded
 from .distiller import Distiller
 from .evaluate import Evaluation, accuracies
-from .experts import sgd_step
 from .models import FlatModel, features, rebuilt, training_loss
 from .settings import Config, require, require_positive
 from .speed import repeatable
@@ -167,11 +166,13 @@ class LD(Distiller):
 
     def logits(self, labels: Tensor, x: Tensor) -> Tensor:
         "What the network says of x [B,C,H,W] after one step on these labels [n,K]: [B,K]"
-        return self.model(unroll(self.model, self.theta, self.images[None], labels[None], self.config.lr_inner), x)
+        end = unroll(self.model, self.theta, self.images[None], labels[None], self.config.lr_inner)
+        self.ahead = end.detach()
+        return self.model(end, x)
 
     def train(self) -> None:
-        "Let the network take its step"
-        self.theta, _ = sgd_step(self.model, self.theta, self.images, self.labels, self.config.lr_inner)
+        "Let the network take the step that the labels were judged by"
+        self.theta = self.ahead
 
     def loss(self, labels: Tensor) -> Tensor:
         "The cross-entropy on real images after one step on these labels [n,K]: a scalar"

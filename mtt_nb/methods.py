@@ -35,18 +35,18 @@ class SelectionConfig:
         DSA(self.augment, mode=self.augment_mode)
 
 # %% ../nbs/24_methods.ipynb #c29c2e5f
-def _presets(config: Callable, papers: Callable | dict, digits: Callable | dict, augmented: bool) -> dict:
-    "A method's presets beside those of trajectory matching; `papers` and `digits` are its own settings, or make them of ipc"
+def _presets(config: Callable, papers: Callable | dict, digits: Callable | dict, augmented: bool, source: str) -> dict:
+    "A method's presets beside those of trajectory matching; `papers` and `digits` are its settings, or make them of data and ipc"
     made = {}
     for (data, ipc), p in PRESETS.items():
         common = dict(ipc=ipc, lr_teacher=max(0.01, p.config.lr_teacher), augment=p.config.augment if augmented else "none")
         own = digits if data == "digits" else papers
-        c = config(**common | (own(ipc) if callable(own) else own))
+        c = config(**common | (own(data, ipc) if callable(own) else own))
         for kind, batch_real in {PairConfig: 32, DDConfig: 256, LDConfig: 256}.items():
             if p.limit and isinstance(c, kind): c = replace(c, batch_real=batch_real)  # small presets are for a CPU
         looks = dict(eval_every=max(1, c.iterations // 4)) if isinstance(c, Config) else {}
-        source = "search on validation images" if data == "digits" else "the method's paper; network and evaluation as for mtt"
-        made[data, ipc] = Preset(p.network, {}, c, p.evaluation | looks, source=source, limit=p.limit)
+        found = "search on validation images" if data == "digits" else f"{source}; network and evaluation as for mtt"
+        made[data, ipc] = Preset(p.network, {}, c, p.evaluation | looks, source=found, limit=p.limit)
     return made
 
 # %% ../nbs/24_methods.ipynb #7db9c809
@@ -62,19 +62,25 @@ def _selection(select: Callable) -> Method:
     def make(c: SelectionConfig, data, network) -> SyntheticSet:
         augment = DSA(c.augment, mode=c.augment_mode)
         return select(data, c.ipc, network=network.spec, augment=augment, lr=c.lr_teacher, seed=c.seed)
-    return Method(make, _presets(SelectionConfig, {}, {}, augmented=True))
+    return Method(make, _presets(SelectionConfig, {}, {}, augmented=True, source="the method's paper"))
 
 SELECTIONS: dict[str, Method] = {"random": _selection(random_selection), "herding": _selection(herding),
                                  "forgetting": _selection(forgetting)}
 
 # %% ../nbs/24_methods.ipynb #e66931b0
-def _learned(make, config, papers, digits, augmented=False) -> Method:
-    return Method(make, _presets(config, papers, digits, augmented))
+def _learned(make, config, papers, digits, augmented=False, source="the method's paper") -> Method:
+    return Method(make, _presets(config, papers, digits, augmented, source))
 
-def _loops(ipc): return dict(outer_steps=ipc, inner_epochs=500 // ipc, iterations=1000 * ipc)
-def _noise_and_loops(ipc): return dict(_loops(ipc), pix_init="noise")
-def _unrolled(ipc): return dict(_steps, lr_img=0.05 / ipc)
-def _few_loops(ipc): return dict(outer_steps=ipc, inner_epochs=5, iterations=150, batch_real=64)
+def _loops(data, ipc): return dict(outer_steps=ipc, inner_epochs=500 // ipc, iterations=1000 * ipc)
+def _noise_and_loops(data, ipc): return dict(_loops(data, ipc), pix_init="noise")
+def _few_loops(data, ipc): return dict(outer_steps=ipc, inner_epochs=5, iterations=150, batch_real=64)
+def _unrolled(data, ipc): return dict(_steps, lr_img=0.05 / ipc)
+def _rounds(data, ipc):  # DD: an image of each class a step, three times round
+    of_data = dict(lr_step=0.001) if data.startswith("cifar") else {}
+    return dict(_noise, syn_steps=max(30, 3 * ipc), batch_syn=_classes(data), **of_data)
+def _windows(data, ipc):  # LD
+    return dict(_long, window=200 if ipc * _classes(data) > 100 else 100 if data == "cifar100" else 50)
+def _classes(data): return {"cifar100": 100, "tiny-imagenet": 200}.get(data, 10)
 
 _turns = dict(outer_steps=5, outer_change=0.1, iterations=100, batch_real=64)  # so that CAFE sees several networks in 100 steps
 _steps = dict(lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256, memory="full", iterations=50)
@@ -91,10 +97,11 @@ METHODS: dict[str, Method] = {
     "dm": _learned(DM, DMConfig, _long, dict(batch_real=64, iterations=400), augmented=True),
     "cafe": _learned(CAFE, CAFEConfig, _noise, _turns),
     "cafe-dsa": _learned(CAFE, CAFEConfig, _noise, _turns, augmented=True),
-    "dd": _learned(DD, DDConfig, _noise, _unrolled),
-    "ld": _learned(LD, LDConfig, _long, dict(_labels, lr_label=0.02, iterations=200)),
-    "ld-ridge": _learned(LDRidge, LDConfig, _long, _ridge),
-    "kip": _learned(KIP, KIPConfig, dict(iterations=300), dict(lr_teacher=0.02, batch_real=500, iterations=100)),
+    "dd": _learned(DD, DDConfig, _rounds, _unrolled),
+    "ld": _learned(LD, LDConfig, _windows, dict(_labels, lr_label=0.02, iterations=200)),
+    "ld-ridge": _learned(LDRidge, LDConfig, _windows, _ridge),
+    "kip": _learned(KIP, KIPConfig, dict(iterations=300), dict(lr_teacher=0.02, batch_real=500, iterations=100),
+                    source="the notebook of the method's authors"),
 }
 
 # %% ../nbs/24_methods.ipynb #8dc10bdd

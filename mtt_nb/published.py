@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'DD', 'AUTOPALETTE', 'INFOUTIL', 'SUBSETS', 'PUBLISHED', 'Published', 'published',
-           'percent', 'markdown_table', 'published_table']
+__all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'DD', 'AUTOPALETTE', 'INFOUTIL', 'SUBSETS', 'NETWORKS', 'PUBLISHED', 'Published',
+           'published', 'percent', 'markdown_table', 'published_table']
 
 # %% ../nbs/09_published.ipynb #2c223847
 class Published(NamedTuple):
@@ -18,12 +18,13 @@ class Published(NamedTuple):
     mean: float
     std: float | None  # None where no spread is printed
     source: str
+    networks: int | None = None  # behind the mean, where that is known
     def __str__(self): return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
 
 # %% ../nbs/09_published.ipynb #f2e2be08
 MTT = "Cazenavette et al. 2022, arXiv v1"
 TABLES = "comparison tables in the repositories of FTD, PAD, DATM and ATT"
-KIP = "Nguyen et al. 2021, Tables 1 and 2"
+KIP = "Nguyen et al., NeurIPS 2021 (infinitely wide convolutional networks), Tables 1 and 2"
 DC = "README of DC's repository"
 DD = "project page of DD"
 AUTOPALETTE = "AutoPalette, NeurIPS 2024"
@@ -40,8 +41,8 @@ herding     cifar100       8.4±0.3   17.3±0.3  33.7±0.5   {AUTOPALETTE}
 forgetting  cifar10        13.5±1.2  23.3±1.0  23.3±1.1   {INFOUTIL}
 forgetting  cifar100       4.5±0.2   15.1±0.3  30.5±0.3   {INFOUTIL}
 forgetting  tiny-imagenet  1.6±0.1   5.1±0.2   15.0±0.3   {INFOUTIL}
-dd          cifar10        -         36.8±1.2  -          {TABLES}; AlexNet
-ld          cifar10        25.7±0.7  38.3±0.4  42.5±0.4   {KIP}; AlexNet
+dd          cifar10        -         36.8±1.2  -          {TABLES}; AlexCifarNet
+ld          cifar10        25.7±0.7  38.3±0.4  42.5±0.4   {KIP}; AlexCifarNet
 dc          cifar10        28.3±0.5  44.9±0.5  53.9±0.5   {TABLES}
 dc          cifar100       12.8±0.3  25.2±0.3  -          {TABLES}
 dsa         cifar10        28.8±0.7  52.1±0.5  60.6±0.5   {TABLES}
@@ -96,6 +97,9 @@ full-data   imagemeow      66.7±1.1  {SUBSETS}
 full-data   imagesquawk    87.5      {SUBSETS}
 """
 
+# %% ../nbs/09_published.ipynb #a10f30e7
+NETWORKS = {"mtt": 5, "dc": 100, "dsa": 100, "dm": 100, "dd": 200, "ld": 20}  # behind each of a method's printed means
+
 # %% ../nbs/09_published.ipynb #8fc57cb8
 def _entries(lines: str, ipcs: tuple[int | None, ...]) -> dict[tuple[str, str, int | None], Published]:
     "The entries of a table, whose numbers are those at `ipcs`"
@@ -105,7 +109,8 @@ def _entries(lines: str, ipcs: tuple[int | None, ...]) -> dict[tuple[str, str, i
         for ipc, number in zip(ipcs, numbers, strict=True):
             if number == "-": continue
             mean, *std = map(float, number.split("±"))
-            table[method.replace("full-data", "full data"), data, ipc] = Published(mean, std[0] if std else None, source)
+            entry = Published(mean, std[0] if std else None, source, NETWORKS.get(method))
+            table[method.replace("full-data", "full data"), data, ipc] = entry
     return table
 
 PUBLISHED: dict[tuple[str, str, int | None], Published] = {  # by method, data set and images per class

@@ -26,12 +26,14 @@ def paper_maximum(
 def apart(
     mean: float,  # measured, from 0 to 1
     std: float | None,  # its spread, if there is one
+    n: int | None,  # networks behind it
     there: Published,
 ) -> str:
-    "How far an accuracy is from a published one, in points and in combined standard deviations"
-    gap, combined = 100 * mean - there.mean, math.hypot(100 * (std or math.nan), there.std or math.nan)
+    "How far an accuracy is from a published one, in points and, where both numbers of networks are known, in standard errors"
+    gap = 100 * mean - there.mean
     words = f"{abs(gap):.1f} {'above' if gap >= 0 else 'below'}"
-    return words if math.isnan(combined) else f"{words}, {abs(gap) / combined:.1f} combined standard deviations"
+    if None in (std, n, there.std, there.networks): return words
+    return f"{words}, {abs(gap) / math.sqrt((100 * std) ** 2 / n + there.std**2 / (there.networks - 1)):.1f} standard errors"
 
 # %% ../nbs/40_reproduce.ipynb #1be26890
 def comparison(
@@ -41,14 +43,15 @@ def comparison(
 ) -> list[tuple[str, str, str]]:  # how, accuracy in percent, distance from the published; [] where there is nothing to compare
     "Both ways of judging a run, and the published number"
     there, rows = published(*map(synthetic.meta.get, ("method", "data", "ipc"))), []
-    def add(how, mean, std):
-        rows.append((how, percent(mean, std), apart(mean, std, there) if there else ""))
+    def add(how, mean, std, n): rows.append((how, percent(mean, std), apart(mean, std, n, there) if there else ""))
     if there: rows.append((f"published: {there.source}", str(there), ""))
     own = next(iter(results.values()))
-    add("chosen on validation images, tested once" if "step" in synthetic.meta else "selected, tested once", own.mean, own.std)
+    add("chosen on validation images, tested once" if "step" in synthetic.meta else "selected, tested once", own.mean, own.std,
+        len(own.accuracies))
     if top := paper_maximum(log):
         looks = sum("test_accuracy" in line for line in log)
-        add(f"the paper's way: highest of {looks} looks at the test set", top["test_accuracy"], top["test_std"])
+        add(f"the paper's way: highest of {looks} looks at the test set", top["test_accuracy"], top["test_std"],
+            top.get("protocol", {}).get("networks"))
     return rows if len(rows) > 1 else []
 
 # %% ../nbs/40_reproduce.ipynb #3a62bafd

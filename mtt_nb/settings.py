@@ -121,19 +121,20 @@ _DOUBTS = {
     ("cifar10", 10): "; lr_img in the README of MTT is a typo, says its issue 31, where 100 and 1000 worked; "
                      "a log of 2026 reached 65.7 % with lr_img 1000 and lr_teacher 0.01",
     ("cifar10", 50): "; HaBa prints lr_teacher 0.01; a log of 2026 reached 71.9 % with ZCA, lr_teacher 0.01 and batch_syn 125",
-    ("tiny-imagenet", 1): "; later papers have tables with depth 3 too",
-    ("tiny-imagenet", 10): "; later papers have tables with depth 3 too",
+    **dict.fromkeys([("tiny-imagenet", 1), ("tiny-imagenet", 10)],
+                    "; the command names no network, so depth 3; 4 is the paper's"),
     **dict.fromkeys([(name, ipc) for name in SUBSETS for ipc in (1, 10)],
-                    "; lr_img by issue 1 of MTT; its README prints 1000, ATT prints 10000 with another lr_lr"),
+                    "; the README of MTT prints lr_img 1000, ATT 10000 with another lr_lr"),
 }
 
 def _published(data, ipc, n, m, t, lr_img, lr_lr, lr_teacher, batch_syn, zca, depth) -> Preset:
     "The preset of a line of `_COMMANDS`"
+    where = "issue 1 of their repository" if data in SUBSETS else "dc_benchmark's methods/tm/readme.md"
     config = MTTConfig(ipc=ipc, syn_steps=n, expert_epochs=m, max_start_epoch=t, lr_img=lr_img, lr_lr=lr_lr,
                        lr_teacher=lr_teacher, batch_syn=batch_syn, compile=True)
     return Preset(network=dict(name="convnet", width=128, depth=depth), config=config, zca=zca, evaluation=dict(eval_every=500),
                   experts=dict(n=100, epochs=config.last_epoch, lr=0.01, batch_size=256, compile=True),
-                  source=f"MTT's authors, in dc_benchmark's methods/tm/readme.md{_DOUBTS.get((data, ipc), '')}")
+                  source=f"MTT's authors, in {where}{_DOUBTS.get((data, ipc), '')}")
 
 # %% ../nbs/06_settings.ipynb #9438ba38
 def _digits(ipc, max_start, **options) -> Preset:
