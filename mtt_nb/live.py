@@ -22,8 +22,8 @@ try: import anywidget
 except ImportError: anywidget = None
 
 # %% auto #0
-__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'Run', 'Poking', 'Still', 'listen_in_main_shell', 'Page',
-           'Controls', 'Acts', 'Panel', 'Runs', 'Live']
+__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'images_now', 'Run', 'Poking', 'Still', 'listen_in_main_shell',
+           'Page', 'Controls', 'Acts', 'Panel', 'Runs', 'Live']
 
 # %% ../nbs/12_live.ipynb #5166027d
 class Recorded:
@@ -56,6 +56,12 @@ def status_of(driver: Driver, total: int | None) -> dict:
     error = f"{type(driver.error).__name__}: {driver.error}" if driver.error else None
     return dict(step=step, total=total, running=driver.running, rate=driver.rate, left=left, word=word,
                 pinned=driver.segment is not None, error=error)
+
+# %% ../nbs/12_live.ipynb #f1b35985
+def images_now(distiller, scribe: Scribe, most=4_000_000) -> np.ndarray | None:
+    "What a page shows before the first meta-step: the images, uint8 [n,H,W,C]; None where they have more numbers than `most`"
+    images = distiller.synthetic.images
+    return as_pixels(images, scribe.transform) if images.numel() <= most else None
 
 # %% ../nbs/12_live.ipynb #2d2739fc
 class Run(Recorded):
@@ -98,12 +104,9 @@ class Run(Recorded):
                 self.send(kind="reset", info=self.info())
             if self.waiting and not self.driver.running: self.show()
         self.send(kind="status", status=self.status())
-    def info(self) -> dict: return dict(super().info(), can=self.scribe.info["can"], begin=self.begin())
-    def begin(self, most=4_000_000) -> np.ndarray | None:
-        "The images before the first meta-step, uint8 [n,H,W,C]; None after it, or where they have more bytes than `most`"
-        images = self.distiller.synthetic.images
-        if len(self.history.frames) or images.numel() > most: return None
-        return as_pixels(images, self.scribe.transform)
+    def info(self) -> dict:
+        begin = None if len(self.history.frames) else images_now(self.distiller, self.scribe)
+        return dict(super().info(), can=self.scribe.info["can"], begin=begin)
     def status(self) -> dict: return status_of(self.driver, self.history.info["total"])
 
 # %% ../nbs/12_live.ipynb #fcccd68a
