@@ -174,6 +174,9 @@ class Scribe:
         if expert not in self.planes and size * (len(self.planes) + 1) <= self.plane_bytes:
             self.planes[expert] = _chart(expert, self.buffer.trajectory(expert).to(self.device))
         return self.planes.get(expert, (None,))[0]
+    def drawn(self) -> list[dict]:
+        "What is drawn of the planes so far"
+        return [drawn for _, drawn in self.planes.values()]
     def route(self, segment, path: Tensor) -> dict:
         "A path [N+1,P] in the plane, its distances to the target and how far it is off the plane"
         return _measure(segment, path, self.plane(segment.expert))
@@ -204,7 +207,7 @@ class Recorder:
         self.history.points.add((state.step, float(state.loss), float(state.lr)))
         if state.step == 1 or state.step % self.every == 0 or state.step == self.total:
             self.history.add(self.scribe.frame(state))
-            self.history.planes = [drawn for _, drawn in self.scribe.planes.values()]
+            self.history.planes = self.scribe.drawn()
     def measured(self, step: int, accuracy: float) -> None:
         "Keep an accuracy on validation images"
         known = self.history.accuracy

@@ -22,7 +22,7 @@ try: import anywidget
 except ImportError: anywidget = None
 
 # %% auto #0
-__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'images_now', 'Run', 'Poking', 'Still', 'listen_in_main_shell',
+__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'beginning', 'Run', 'Poking', 'Still', 'listen_in_main_shell',
            'Page', 'Controls', 'Acts', 'Panel', 'Runs', 'Live']
 
 # %% ../nbs/12_live.ipynb #5166027d
@@ -58,10 +58,10 @@ def status_of(driver: Driver, total: int | None) -> dict:
                 pinned=driver.segment is not None, error=error)
 
 # %% ../nbs/12_live.ipynb #f1b35985
-def images_now(distiller, scribe: Scribe, most=4_000_000) -> np.ndarray | None:
-    "What a page shows before the first meta-step: the images, uint8 [n,H,W,C]; None where they have more numbers than `most`"
-    images = distiller.synthetic.images
-    return as_pixels(images, scribe.transform) if images.numel() <= most else None
+def beginning(run, most=4_000_000) -> np.ndarray | None:
+    "The images before the first meta-step, uint8 [n,H,W,C]; None after it, or where they have more numbers than `most`"
+    images = run.distiller.synthetic.images
+    return None if len(run.history.frames) or images.numel() > most else as_pixels(images, run.scribe.transform)
 
 # %% ../nbs/12_live.ipynb #2d2739fc
 class Run(Recorded):
@@ -69,16 +69,14 @@ class Run(Recorded):
     def __init__(self, make, name="run", *, fps=20.0, validate=None, every=50, planes=None, send=None):
         if not fps > 0: raise ValueError(f"fps {fps}: must be above 0")
         self.fps, self.validate, self.every, self.planes, self.name = fps, validate, every, planes, name
-        self.send = send or (lambda **_: None)
-        self.driver = Driver(make, [self.saw], [self.changed])
+        self.send, self.driver = send or (lambda **_: None), Driver(make, [self.saw], [self.changed])
         self._begin()
     def _begin(self):
-        self.distiller = self.driver.distiller
-        self.scribe = Scribe(self.distiller, self.planes)
+        self.distiller, self.scribe = self.driver.distiller, Scribe(self.driver.distiller, self.planes)
         self.planes = self.scribe.planes  # fitted once, whatever is reset
         self.history = History(dict(self.scribe.info, validates=self.validate is not None))
         self.scribe.plane(0)  # so that a page has an expert to draw before the first meta-step
-        self.history.planes = [drawn for _, drawn in self.planes.values()]
+        self.history.planes = self.scribe.drawn()
         self.points, self.edits, self.waiting, self.shown = [], {}, False, -math.inf
     def saw(self, state) -> None:
         "The observer: record the point; make a frame if one is due"
@@ -92,7 +90,7 @@ class Run(Recorded):
         "Record the newest state as a frame and send it, with the points since the last one"
         self.shown, self.waiting, known = time.perf_counter(), False, len(self.history.planes)
         self.history.add(frame := self.scribe.frame(self.driver.state))
-        self.history.planes = [drawn for _, drawn in self.planes.values()]
+        self.history.planes = self.scribe.drawn()
         points, self.points = np.array(self.points, np.float64), []
         self.send(kind="tick", frames=[frame], planes=self.history.planes[known:], points=points,
                   accuracy=self.history.accuracy.items[-1:], status=self.status())
@@ -104,9 +102,7 @@ class Run(Recorded):
                 self.send(kind="reset", info=self.info())
             if self.waiting and not self.driver.running: self.show()
         self.send(kind="status", status=self.status())
-    def info(self) -> dict:
-        begin = None if len(self.history.frames) else images_now(self.distiller, self.scribe)
-        return dict(super().info(), can=self.scribe.info["can"], begin=begin)
+    def info(self) -> dict: return dict(super().info(), can=self.scribe.info["can"], begin=beginning(self))
     def status(self) -> dict: return status_of(self.driver, self.history.info["total"])
 
 # %% ../nbs/12_live.ipynb #fcccd68a

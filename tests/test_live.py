@@ -19,7 +19,7 @@ from mtt_nb.distill import MTT, MTTConfig, SyntheticSet
 from mtt_nb.experts import record_experts
 from mtt_nb.driver import Driver, Turns
 from mtt_nb.history import History, Thinned, gradient_shares, pack, unpack
-from mtt_nb.live import Live, Run, images_now
+from mtt_nb.live import Live, Run, beginning
 from mtt_nb.models import build
 
 
@@ -357,10 +357,11 @@ def test_a_page_has_something_to_show_before_the_first_meta_step(make):
     assert run["begin"].size == 10 * 8 * 8 and run["begin"].any()
     assert [p["expert"] for m in sent[1:] for p in m.get("planes", [])] == [0]
     lab.run(1)
-    assert lab.runs[0].info()["begin"] is None and images_now(lab.runs[0].distiller, lab.runs[0].scribe, most=1) is None
+    assert lab.runs[0].info()["begin"] is None
     lab.driver.reset()
     assert (lab.runs[0].info()["begin"].ravel() == run["begin"]).all()
-    assert Run(Plain).info()["begin"].shape == (10, 8, 8, 1)  # a method without a plane
+    plain = Run(Plain)  # a method without a plane
+    assert beginning(plain).shape == (10, 8, 8, 1) and beginning(plain, most=639) is None
 
 
 def test_sliders_take_effect_and_hold_at_their_ends(make):
