@@ -7,12 +7,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,15 +21,16 @@ from typing import Annotated
 import torch
 import typer
 from tqdm import tqdm
+from . import __version__
 from .augment import DSA
 from .bilevel import evaluate_steps
 from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
-from .distiller import Distiller, JsonLines
+from .distiller import Distiller, JsonLines, require_same_run
 from .evaluate import cross_architecture, networks_by_name
 from .evaluate import evaluate as evaluate_set
-from .experts import ExpertBuffer, check_writable, record_experts
+from .experts import Damaged, ExpertBuffer, check_writable, load_tensors, record_experts
 from .folders import SUBSETS
 from .methods import METHODS, SELECTIONS, find_method
 from .models import build
@@ -48,9 +50,10 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'ExpertLr', 'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps',
            'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
            'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline',
-           'record', 'learn', 'conclude', 'main', 'announce', 'with_network', 'data_of', 'experts', 'own_experts',
-           'refuse_at_odds', 'distill', 'demo', 'fill', 'table', 'reproduce', 'write_accuracies', 'evaluate', 'show',
-           'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
+           'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce', 'with_network',
+           'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'refuse_early', 'distill', 'demo', 'fill', 'table',
+           'reproduce', 'preset_epochs', 'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay',
+           'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -88,6 +91,12 @@ def deadline(stop_after: str | None) -> float:
     "When to stop, on the clock of `time.monotonic`"
     return math.inf if stop_after is None else time.monotonic() + seconds_of(stop_after)
 
+# %% ../nbs/42_cli.ipynb #04e55b62
+def progress_bar(what: str, unit: str, **options) -> tqdm:
+    "Of the first rank alone; in a file, where each change is a line, a change in half a minute"
+    often = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(desc=what, unit=unit, dynamic_ncols=True, mininterval=often, disable=ranks().rank > 0, **options)
+
 # %% ../nbs/42_cli.ipynb #7463054e
 def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, until=math.inf,
            **options) -> ExpertBuffer:
@@ -95,33 +104,34 @@ def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n
     model = build(network["name"], data.shape, data.n_classes, **{k: v for k, v in network.items() if k != "name"})
     there = epochs * sum(f.exists() for f in (Path(out) / f"expert_{i:04d}.safetensors" for i in range(n)))
     share = Share(ranks().counter(f"experts/{Path(out).name}") if ranks().size > 1 else None, until)
-    hidden = ranks().rank > 0
-    with tqdm(total=n * epochs, initial=there, desc="experts", unit="epoch", dynamic_ncols=True, disable=hidden) as bar:
+    with progress_bar("experts", "epoch", total=n * epochs, initial=there) as bar:
         def show(e):
             bar.update()
             val = {} if e.accuracy is None else {"val": f"{e.accuracy:.3f}"}
             bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **val)
         options |= dict(n=n, epochs=epochs, augment=augment, seed=seed, callback=show, share=share)
-        return record_experts(data, model, out, **options)
+        try: return record_experts(data, model, out, **options)
+        except KeyboardInterrupt: raise Stopped("stopped among the experts; those that are done are kept") from None
 
 # %% ../nbs/42_cli.ipynb #5a082e94
 def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, until=math.inf) -> SyntheticSet:
     "`distil` with a progress bar; goes on where it was stopped"
     total = distiller.config.iterations
     distiller.join(ranks())
-    with tqdm(total=total, desc="distil", unit="step", dynamic_ncols=True, disable=ranks().rank > 0) as bar:
+    with progress_bar("distil", "step", total=total) as bar:
         def show(state):
             bar.update(state.step - bar.n)
             bar.set_postfix(loss=f"{state.loss:.3f}", lr=f"{state.lr:.4f}")
         synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
         bar.update(total - bar.n)
+    if distiller.steps > total: say(f"the run is at meta-step {distiller.steps} already, beyond the {total} that are asked for")
     return synthetic
 
 # %% ../nbs/42_cli.ipynb #14bdb09e
 def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Protocol, lr: float, experts: int | None,
              full_data=True, until=math.inf) -> None:
     "The test with a progress bar, and the report"
-    with tqdm(desc="test", unit="set", dynamic_ncols=True, disable=ranks().rank > 0) as bar:
+    with progress_bar("test", "set") as bar:
         def next_set(name):
             if any(ranks().agree(time.monotonic() >= until)): raise TimeUp(f"stopped before the test of {name}; nothing is lost")
             bar.update(); bar.set_postfix_str(name)
@@ -140,11 +150,20 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Dataset distillation by matching training trajectories.")
 
+def say_version(asked: bool) -> None:
+    if asked: print(f"mtt_nb {__version__}, PyTorch {torch.__version__}"); raise typer.Exit
+
+@app.callback()
+def common(version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True,
+                                                  help="Say the version.")] = False): pass
+
 # %% ../nbs/42_cli.ipynb #6647f6da
 def main(
     args: list[str] | None = None,  # by default those of the command line
 ) -> None:
     "The entry point of `mtt-nb`"
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # for a terminal that knows no ±
     try: app(args)
     except Stopped as e:
         say(f"\n{e}: run the same command again to go on")
@@ -260,13 +279,27 @@ def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, 
     return record(data, base.network, out / "experts", dsa, config.seed, until=until, **options)
 
 # %% ../nbs/42_cli.ipynb #2d4589f3
-def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network: dict, of_data: dict) -> None:
+def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network: dict, of_data: dict, looks: dict) -> None:
     "ValueError for options of `distill` that do not go together"
+    if method in SELECTIONS and looks: raise ValueError(f"{method} is not validated: leave out --eval-every and --test-too")
     if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
     if (experts or n) and not find_method(method).needs_experts:
         raise ValueError(f"{method} takes no experts: leave out --experts and --n")
     if experts and of_network: raise ValueError("experts have a network: leave out --model, --width and --depth")
     if experts and of_data: raise ValueError("experts were recorded on prepared data: leave out --limit, --zca and --size")
+
+# %% ../nbs/42_cli.ipynb #61d9ba63
+def refuse_early(config, data: ImageData, out: Path) -> None:
+    "ValueError, before the experts and not after, for what a run would refuse"
+    choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
+    batch, size, checkpoint = getattr(config, "batch_syn", None), config.ipc * data.n_classes, out / "checkpoint.safetensors"
+    if batch and batch > size: raise ValueError(f"batch_syn {batch}: must be at most {size}, the number of synthetic images")
+    if not checkpoint.exists(): return
+    with suppress(Damaged):  # then the one before it may do
+        there = json.loads(load_tensors(checkpoint, "checkpoint")[1]["texts"]["identity"])
+        here = dict(asdict(config), iterations=None)
+        try: require_same_run(json.dumps({k: there.get(k) for k in here}), json.dumps(here))
+        except ValueError as e: raise ValueError(f"{checkpoint}: {e}") from None
 
 # %% ../nbs/42_cli.ipynb #f9e061ff
 @app.command()
@@ -287,7 +320,7 @@ def distill(
     "Distil a data set, validate on the way, test once at the end, and write a report."
     data, way, until, where = data or data_of(preset), find_method(method), deadline(stop_after), pick_device(device)
     of_network, of_data = given(model=model, width=width, depth=depth), given(limit=limit, zca=zca, size=size)
-    refuse_at_odds(method, experts, n, of_network, of_data)
+    refuse_at_odds(method, experts, n, of_network, of_data, given(eval_every=eval_every, test_too=test_too or None))
     base = with_network(find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets), model, width, depth)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
@@ -298,8 +331,8 @@ def distill(
     options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size)
     images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
     announce(where, images)
-    choose_per_class(images.y_train, config.ipc, images.n_classes, seeded(0, device=where))  # an error now, not after the experts
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
+    refuse_early(config, images, out)
     fast = bool(compile) or images.device.type == "cuda" and getattr(config, "compile", False)  # there it takes seconds
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
                        test_too=test_too, compile=fast, seed=seed)
@@ -325,7 +358,7 @@ def demo(
 # %% ../nbs/42_cli.ipynb #4456694b
 def fill(plan: Plan, sizes: tuple[int, ...], names: tuple[str, ...], seeds: int, full_data: bool) -> list[Row]:
     "`run_table` with a progress bar"
-    with tqdm(total=len(sizes) * len(names) * seeds, desc="table", unit="cell", dynamic_ncols=True) as bar:
+    with progress_bar("table", "cell", total=len(sizes) * len(names) * seeds) as bar:
         def show(cell, what):
             bar.set_postfix_str(f"{cell.method}, {cell.ipc} per class, seed {cell.seed}: {what}", refresh=False)
             bar.update(what == "done")
@@ -371,11 +404,18 @@ def reproduce(
     "Experts, distillation and both ways of judging by a preset, beside the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
     common, until = dict(data=data, preset=name, root=root, seed=seed, device=device, tf32=tf32), deadline(stop_after)
-    n = n or find_preset(name).experts["n"]
+    if n is None: n = find_preset(name).experts["n"]
     experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
     left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
     distill(**common, ipc=ipc, experts=out / "experts", n=n, iterations=iterations, eval_every=eval_every, test_too=True,
             full_data=full_data, out=out, stop_after=left)
+
+# %% ../nbs/42_cli.ipynb #5683f1c6
+def preset_epochs(synthetic: SyntheticSet) -> int:
+    "For how many epochs the preset of a set's method, data and size trains on it; 1,000 without one"
+    method, data, ipc = map(synthetic.meta.get, ("method", "data", "ipc"))
+    presets = (SELECTIONS | METHODS)[method].presets if method in SELECTIONS | METHODS else {}
+    return presets[data, ipc].evaluation.get("epochs", Protocol.epochs) if (data, ipc) in presets else Protocol.epochs
 
 # %% ../nbs/42_cli.ipynb #5104e277
 def write_accuracies(results: dict, networks: dict, out: Path) -> None:
@@ -394,14 +434,17 @@ def write_accuracies(results: dict, networks: dict, out: Path) -> None:
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
     model: Annotated[list[str] | None, typer.Option(help="Network to train, repeatable; by default that of the set.")] = None,
-    split: Annotated[str, typer.Option(help="val, or test when all choices are made.")] = "test",
+    split: Annotated[str, typer.Option(help="val, or test when all choices are made; or train.")] = "test",
     learned_steps: Annotated[bool, typer.Option("--learned-steps", help="Take the steps that DD learned, and no other.")] = False,
-    nets: Nets = 5, epochs: EvalEpochs = 1000, compile: Compile = None, root: Root = None, seed: Seed = 0,
+    nets: Nets = 5, epochs: EvalEpochs = None, compile: Compile = None, root: Root = None, seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
-    "Train fresh networks on a distilled set and try them on real images."
+    "Train fresh networks on a distilled set and try them on real images; by default for the epochs of its method's preset."
+    if learned_steps and (epochs or compile): raise ValueError("the learned steps are all: leave out --epochs and --compile")
+    if out is not None: check_writable(out)
     synthetic, where = SyntheticSet.load(file), pick_device(device)
+    epochs = preset_epochs(synthetic) if epochs is None else epochs
     data = load(synthetic.meta["data"], root, **synthetic.meta["data_options"], device=where)
     announce(where, data)
     networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
@@ -482,23 +525,30 @@ def serve_lab(title: str, call: str, port: int, browser: bool) -> None:
         page = Path(folder) / "lab.ipynb"
         nbformat.write(lab_page(title, call), page)
         print(f"the lab is at http://localhost:{port} (Ctrl-C ends it)", flush=True)
-        command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--show_tracebacks=True", "--Voila.log_level=WARN"]
-        with suppress(KeyboardInterrupt): subprocess.run(command + ["--no-browser"] * (not browser))
+        command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--Voila.port_retries=0", "--show_tracebacks=True",
+                   "--Voila.log_level=WARN"] + ["--no-browser"] * (not browser)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
+        with suppress(KeyboardInterrupt):
+            status = subprocess.run(command).returncode
+            if status: raise ValueError(f"the page could not be served (status {status}): try another --port")
 
 # %% ../nbs/42_cli.ipynb #be14be4c
 @app.command()
 def lab(
     run: Annotated[list[Path] | None, typer.Option(help="Run folder to replay, repeatable; without it, a new run.")] = None,
-    preset: Annotated[str, typer.Option(help="Settings of the new run.")] = "digits-ipc1",
+    preset: Annotated[str | None, typer.Option(help="Settings of the new run; by default digits-ipc1.")] = None,
     experts: Annotated[Path | None, typer.Option(help="Folder of experts; without it, runs/lab-PRESET is filled.")] = None,
     root: Root = None,
     seed: Seed = 0,
     device: Device = "auto",
-    port: Annotated[int, typer.Option(help="Port of the page on this machine.")] = 8866,
+    port: Annotated[int, typer.Option(help="Port of the page on this machine.", min=1, max=65535)] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
 ):
     "Open the live lab as a page: distil under your eyes, or replay finished runs."
-    if not find_spec("voila"): raise ValueError("the lab needs voila: pip install 'mtt_nb[lab]'")
+    missing = [name for name in ("voila", "ipywidgets", "nbformat") if not find_spec(name)]
+    if missing: raise ValueError(f"the lab needs {', '.join(missing)}: pip install 'mtt_nb[lab]'")
+    if run and (preset or experts or root): raise ValueError("--run shows a run as it was: leave out --preset, --experts, --root")
+    preset = preset or "digits-ipc1"
     if run:
         lab_replay(run)  # an error now, not in the page
         return serve_lab("Replay", f"lab_replay({[str(r.resolve()) for r in run]})", port, browser)
@@ -539,9 +589,10 @@ def grade(
 ):
     "Check the answers in notebooks, one line of CSV for each. It runs their code: use a sandbox for code that is not yours."
     from mtt_nb.checks import grade as grade_notebook
-    table = csv.writer(sys.stdout, lineterminator="\n")
+    table, missing = csv.writer(sys.stdout, lineterminator="\n"), []
     table.writerow(["file", "exercise", "passed", "message"])
     for file in files:
         try: said = grade_notebook(file, seconds)
-        except FileNotFoundError as e: said = {"": str(e)}  # the others are graded all the same
+        except FileNotFoundError as e: said = {"": str(e)}; missing.append(str(file))  # the others are graded all the same
         for name, words in said.items(): table.writerow([file, name, int(words == "passed"), words])
+    if missing: raise FileNotFoundError(f"not there: {', '.join(missing)}")

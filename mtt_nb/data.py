@@ -226,8 +226,8 @@ def require_counts(**numbers) -> None:
         if not isinstance(whole, Integral) or whole < 1: raise ValueError(f"{name} {n!r}: must be a whole number, at least 1")
 
 def drop_partials(folder: Path) -> None:
-    "Delete the unfinished files, NAME.partial, that killed processes left in a folder an hour ago or earlier"
-    for old in folder.glob("*.partial"):
+    "Delete the unfinished files, .NAME.NUMBER.partial, that killed processes left in a folder an hour ago or earlier"
+    for old in folder.glob(".*.????????.partial"):
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > 3600: old.unlink()
 

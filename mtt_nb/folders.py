@@ -116,7 +116,7 @@ def _uneven(file, shape, first, of_first) -> str:
 def _write(file: Path, shape: tuple, blocks: Iterator[np.ndarray]) -> None:
     "An .npy file from its pieces, whole or not at all"
     drop_partials(file.parent)
-    partial = file.with_name(f"{file.name}.{os.urandom(4).hex()}.partial")
+    partial = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")
     try:
         with open(partial, "xb") as f:
             np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})

@@ -33,7 +33,7 @@ from .synthetic import SyntheticSet, random_selection, require_same_data
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
            'alone_in', 'resume', 'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'select', 'own_name', 'write_whole',
-           'told_apart', 'per_class', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
+           'told_apart', 'per_class', 'tests_before', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock", timeout=0)
     try: lock.acquire()
     except Timeout: raise ValueError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
-    for left in folder.glob("*.partial"): left.unlink()  # by a process that was killed: nobody else writes here now
+    for left in folder.glob(".*.????????.partial"): left.unlink()  # by a process that was killed: nobody else writes here now
     try: yield
     finally: lock.release()
 
@@ -250,6 +250,12 @@ def per_class(synthetic: SyntheticSet, data: ImageData) -> int:
     if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: judge it without random images")
     return ipc
 
+# %% ../nbs/39_run.ipynb #cc1a1acc
+def tests_before(out: Path | str) -> int:
+    "How often the test images were looked at in a run folder before the results that it holds, by other rules or for other sets"
+    try: return json.loads((Path(out) / "results.json").read_text(encoding="utf-8")).get("earlier", 0)
+    except (OSError, ValueError, AttributeError): return 0
+
 # %% ../nbs/39_run.ipynb #f313b196
 def judge(
     synthetic: SyntheticSet,
@@ -268,7 +274,8 @@ def judge(
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
     try: stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError): stored = None  # none yet, or damaged: measured again
-    if not isinstance(stored, dict) or stored.get("asked") != asked: stored = dict(asked=asked, accuracies={})
+    if not isinstance(stored, dict) or stored.get("asked") != asked:
+        stored = dict(asked=asked, accuracies={}, earlier=tests_before(out) + bool(stored))
     lost = stored.setdefault("diverged", {})
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
     baselines = {"random": lambda: random_selection(data, per_class(synthetic, data), seed=protocol.seed, **options),
@@ -330,16 +337,18 @@ COURSE = """![Loss, learning rate and validation accuracy](curves.png)
 {steps} meta-steps in {seconds:.1f} s, {each:.3f} s each, without the recording of experts and the evaluations.
 """
 
-def course(synthetic: SyntheticSet, log: list[dict], protocol: Protocol) -> dict[str, str]:
+def course(synthetic: SyntheticSet, log: list[dict], protocol: Protocol, before=0) -> dict[str, str]:
     "How the set of a run was found, for `REPORT`"
     best, seconds = best_validation(log), [line["seconds"] for line in log if "loss" in line]
     tested = "chose nothing, but were looked at in the run" if protocol.test_too else "were used for this table alone"
+    if before: tested = f"had been looked at before, for {before} other table{'s' * (before > 1)}"
     if best is None:
         picked = "The images are real; the rule that picked them saw no test image."
         taken = f"The set is that of meta-step {synthetic.meta.get('step')}; no validation chose it."
         return dict(chosen=taken if "step" in synthetic.meta else picked, lr="", course="")
+    rules = best.get("protocol", protocol.validation)
     chosen = (f"The set is that of meta-step {best['step']}, the best\non the validation images ({best['val_accuracy']:.3f} with "
-              f"{protocol.val_nets} networks); the test images {tested}.")
+              f"{rules['networks']} networks of {rules['epochs']} epochs); the test images {tested}.")
     return dict(chosen=chosen, lr=",\nand the learning rate from which the distillation started",
                 course=COURSE.format(steps=len(seconds), seconds=sum(seconds), each=sum(seconds) / len(seconds)))
 
@@ -361,7 +370,8 @@ def write_report(
                 "augmentation": f"{meta['augment']}, {json.dumps(meta['augment_options'])}", **meta.get("config", {}),
                 "learning rate to train with": f"{synthetic.lr:.5g}"}
     text = REPORT.format(
-        n=len(synthetic), data=meta["data"], method=meta["method"], **asdict(protocol), **course(synthetic, log, protocol),
+        n=len(synthetic), data=meta["data"], method=meta["method"],
+        **asdict(protocol), **course(synthetic, log, protocol, tests_before(out)),
         beside=beside and f"\n{beside}\n", full=f" full data: {protocol.full_epochs} epochs;" if "full data" in results else "",
         accuracies=markdown_table(accuracy_rows(synthetic, data, results)),
         settings=markdown_table([("setting", "value"), *settings.items()]),

@@ -18,7 +18,7 @@ from .augment import DSA
 from .data import ImageData
 from .distiller import JsonLines, require_same_run
 from .evaluate import Evaluation, full_set
-from .experts import ExpertBuffer, record_experts
+from .experts import ExpertBuffer, record_experts, understood
 from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .plots import ACCURACY, QUIET, Picture
@@ -44,7 +44,8 @@ class Budget(NamedTuple):
     def check(self) -> None:
         "ValueError unless one of the two is given, and above 0"
         require((self.steps is None) != (self.seconds is None), "budget", tuple(self), "steps or seconds, and not both")
-        require((self.steps or self.seconds or 0) > 0, "budget", self.steps or self.seconds, "above 0")
+        given = self.seconds if self.steps is None else self.steps
+        require(given > 0, "budget", given, "above 0")
     def stages(self, looks=6) -> list[dict]:
         "Parts, each twice as large as the one before: `iterations` of the settings and `seconds` for `distil`"
         self.check()
@@ -274,12 +275,12 @@ Made with {made}.
 # %% ../nbs/25_table.ipynb #4a95a6c8
 def write_table(plan: Plan, rows: list[Row]) -> Path:  # table.md
     "Write `table.md`, `table.csv` and `table.json`, and `table.png` beside them"
-    out, seeds = Path(plan.out), max(r.seeds for r in rows)
+    out, seeds = Path(plan.out), sorted({r.seeds for r in rows if r.ipc}) or [1]
     here = {k: str(v) for k, v in made_with(plan.data.device).items()}
     known = dict.fromkeys(f"- {r.method}: {r.source}" for r in rows if r.source)
     text = ABOUT.format(
         data=plan.data.name, methods=len({r.method for r in rows if r.ipc}), budget=plan.budget, table=as_markdown(rows),
-        networks=plan.nets, seeds=f" of each of {seeds} seeds" if seeds > 1 else "",
+        networks=plan.nets, seeds=f" of each of {'up to ' * (len(seeds) > 1)}{seeds[-1]} seeds" if seeds[-1] > 1 else "",
         made=", ".join(f"{k} {v}" for k, v in here.items()),
         sources="\nPublished:\n\n" + "\n".join(known) + "\n" if known else "")
     kept = dict(settings=json.loads(plan.settings()), made_with=here, rows=[r._asdict() for r in rows])
@@ -290,15 +291,17 @@ def write_table(plan: Plan, rows: list[Row]) -> Path:  # table.md
 
 # %% ../nbs/25_table.ipynb #e7e1fb23
 def read_rows(file: Path | str) -> list[Row]:
-    "The rows of a `table.json`"
-    return [Row(**r) for r in json.loads(Path(file).read_text(encoding="utf-8"))["rows"]]
+    "The rows of a `table.json`; what another version put into them is left out"
+    with understood(file):
+        rows = json.loads(Path(file).read_text(encoding="utf-8"))["rows"]
+        return [Row(**{k: v for k, v in r.items() if k in Row._fields}) for r in rows]
 
 # %% ../nbs/25_table.ipynb #8455d3a0
 def together(file: Path, rows: list[Row]) -> list[Row]:
     "The rows of a `table.json`, if there is one, with these in their places or added, by size and method; the full data last"
     order = [*SELECTIONS, *METHODS, "full data"]
     there = read_rows(file) if file.exists() else []
-    every = {(r.ipc, r.method): r for r in [*there, *rows]}.values()
+    every = {(r.ipc, r.method): r for r in sorted([*there, *rows], key=lambda r: r.seeds)}.values()  # with the most seeds
     return sorted(every, key=lambda r: (r.ipc or math.inf, order.index(r.method)))
 
 # %% ../nbs/25_table.ipynb #c8488ea4
@@ -316,6 +319,7 @@ def run_table(
     require(seeds >= 1, "seeds", seeds, "at least 1")
     cells = [[Cell(method, ipc, seed) for seed in range(seeds)] for ipc in dict.fromkeys(ipcs) for method in methods]
     for own in cells: plan.protocol(own[0])  # an error now, not after hours
+    together(Path(plan.out) / "table.json", [])
     try: require_same_run(file.read_text() if file.exists() else plan.settings(), plan.settings())
     except ValueError as e: raise ValueError(f"{plan.out} holds another table: {e}") from None
     write_whole(file, plan.settings())

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import mtt_nb
 from mtt_nb.bilevel import evaluate_steps
 from mtt_nb.cli import main
 from mtt_nb.data import load
@@ -118,6 +119,17 @@ def test_more_iterations_go_on_from_the_end(folder):
     assert torch.equal(longer["images"], whole["images"])
 
 
+def test_the_version_is_said():
+    done = run("--version", cwd=".")
+    assert done.returncode == 0 and done.stdout.startswith(f"mtt_nb {mtt_nb.__version__}, PyTorch ")
+
+
+def test_a_terminal_without_plus_minus_gets_all_else(folder):
+    args = "evaluate", folder / "run/distilled.safetensors", "--nets", 2, "--epochs", 1
+    done = run_alone(*args, cwd=folder, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "(2 networks, 1 epochs)" in done.stdout
+
+
 def test_the_report_says_what_was_done(folder):
     text = (folder / "run/report.md").read_text()
     for word in ("distilled", "random", "full data", "fingerprint", "seed", "torch", "meta-step"): assert word in text
@@ -143,6 +155,15 @@ def test_bad_input_is_one_line(folder, tmp_path):
     refused(distill("--lr-teacher", 1e20), "finite", "lower")
     refused(distill("--width", 16), "experts", "--width")
     refused(run("distill", "--method", "dm", "--model", "lenet", cwd=tmp_path), "8x8", "16x16")
+    for late in (["--batch-syn", 11], ["--lr-img", 1]):  # before any expert is recorded
+        (tmp_path / "early").mkdir(exist_ok=True)
+        (tmp_path / "early/checkpoint.safetensors").write_bytes((folder / "run/checkpoint.safetensors").read_bytes())
+        refused(run(*DISTILL, *late, "--out", "early", cwd=tmp_path), "batch_syn 11: must be at most 10" if 11 in late else "lr_img")
+        assert not (tmp_path / "early/experts").exists()
+    refused(run("distill", "--method", "random", "--eval-every", 7, cwd=tmp_path), "random", "--eval-every")
+    refused(run("reproduce", "digits", "--n", 0, cwd=tmp_path), "n 0")
+    refused(run("evaluate", folder / "run/distilled.safetensors", "--learned-steps", "--epochs", 7, cwd=tmp_path), "--epochs")
+    refused(run("lab", "--run", folder / "run", "--preset", "digits-ipc1", cwd=tmp_path), "--preset")
     refused(run("evaluate", folder / "run/distilled.safetensors", "--learned-steps", cwd=tmp_path), "learned steps")
     (tmp_path / "file").write_text("")
     refused(run(*EXPERTS, "--out", "file", cwd=tmp_path), "file")

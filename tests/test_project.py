@@ -17,9 +17,6 @@ BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
-tomllib = pytest.importorskip("tomllib")  # in Python from 3.11 on
-
-
 def settings():
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
@@ -27,7 +24,7 @@ def settings():
 
 
 def test_settings_agree():
-    cfg = settings()
+    cfg, tomllib = settings(), pytest.importorskip("tomllib")  # in Python from 3.11 on
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]
     assert cfg["version"] == mtt_nb.__version__
     for key in ("lib_name", "lib_path", "nbs_path", "tst_flags"): assert tool[key] == cfg[key]
@@ -138,3 +135,18 @@ def test_the_link_test_sees_what_is_broken(tmp_path):
     for link in ("[x](nothing.md)", "[x](#no-such-place)", "![x](images/none.png)"):
         page.write_text(f"# A title\n{link} [fine](#a-title) [also](page.md#A-title) `[code](none.md)`")
         with pytest.raises(AssertionError, match="links to"): test_links_inside_the_repository_resolve(page)
+
+
+def test_a_source_package_can_be_built_from_itself(tmp_path):
+    "What `setup.py sdist` packs holds all that setup.py reads"
+    pytest.importorskip("setuptools")
+    for name in ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "mtt_nb", tmp_path / "mtt_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    def setup(*args, cwd): return subprocess.run([sys.executable, "setup.py", "-q", *args], cwd=cwd, capture_output=True, text=True)
+    assert setup("sdist", cwd=tmp_path).returncode == 0
+    packed, = (tmp_path / "dist").glob("*.tar.gz")
+    shutil.unpack_archive(packed, tmp_path / "unpacked")
+    inside, = (tmp_path / "unpacked").iterdir()
+    done = setup("--version", cwd=inside)
+    assert done.stdout.strip() == mtt_nb.__version__, done.stderr
+    assert {"live.js", "live.css"} <= {f.name for f in (inside / "mtt_nb").iterdir()}
