@@ -5,7 +5,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from prepare import docstring, foreign
+from prepare import docstring, foreign, signature
 
 config = ConfigParser(delimiters=["="])
 config.read(HERE.parent / "settings.ini", encoding="utf-8")
@@ -30,4 +30,5 @@ autodoc_typehints_format, python_use_unqualified_type_names, python_maximum_sign
 
 def setup(app):
     app.connect("autodoc-process-docstring", docstring)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", foreign)

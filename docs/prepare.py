@@ -5,6 +5,7 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
+from typing import get_type_hints
 
 from fastcore.docments import docments
 
@@ -66,8 +67,20 @@ def foreign(app, what, name, obj, skip, options) -> bool | None:
     return True if type(obj).__name__ == "_tuplegetter" or not home.startswith(("mtt_nb", "builtins")) else None
 
 
+def signature(app, what, name, obj, options, text, returns) -> tuple | None:
+    "For autodoc: of a command's parameters their types, without what only the command line has to know"
+    if text: return re.sub(r"~?\w+\.Annotated\[(.*?), <typer\.models\.\w+ object at \w+>\]", r"\1", text), returns
+
+
+def helps(obj, parameter: str) -> str | None:
+    "What the command line says of a parameter"
+    try: told = get_type_hints(obj, include_extras=True).get(parameter)
+    except (NameError, TypeError): return None
+    return next((m.help for m in getattr(told, "__metadata__", ()) if getattr(m, "help", None)), None)
+
+
 def docstring(app, what, name, obj, options, lines) -> None:
-    "For autodoc: what stands beside a parameter in the code becomes part of the docstring"
+    "For autodoc: what stands beside a parameter in the code, or helps on the command line, becomes part of the docstring"
     if what not in ("function", "method", "class"): return
     try:
         with warnings.catch_warnings():
@@ -77,7 +90,8 @@ def docstring(app, what, name, obj, options, lines) -> None:
     lines += [""]
     for parameter, note in notes.items():
         field = "returns" if parameter == "return" else f"param {parameter}"
-        if note.docment: lines.append(f":{field}: " + note.docment.replace("\n", " "))
+        said = note.docment or helps(obj, parameter)
+        if said: lines.append(f":{field}: " + said.replace("\n", " "))
 
 
 def main(out: Path) -> None:
