@@ -85,7 +85,7 @@ def _classes(data): return {"cifar100": 100, "tiny-imagenet": 200}.get(data, 10)
 _turns = dict(outer_steps=5, outer_change=0.1, iterations=100, batch_real=64)  # so that CAFE sees several networks in 100 steps
 _steps = dict(lr_lr=0.02, lr_step=0.05, syn_steps=10, networks=4, batch_real=256, memory="full", iterations=50)
 _labels = dict(lr_teacher=0.02, lr_inner=0.2, batch_real=256, window=20)
-_ridge = dict(_labels, lr_label=0.01, blend=0.05, reg=1.0, iterations=300)
+_ridge = dict(_labels, lr_label=0.003, blend=0.02, reg=0.3, iterations=600)
 _long = dict(iterations=20_000)
 _noise = dict(_long, pix_init="noise")
 
