@@ -240,8 +240,8 @@ def write_whole(file: Path, text: str) -> None:
 # %% ../nbs/39_run.ipynb #ce34bf6f
 def told_apart(synthetic: SyntheticSet) -> dict:
     "What an accuracy depends on of a set, as JSON can hold it"
-    tensors = (t.cpu() if isinstance(t, torch.Tensor) else t for t in (synthetic.images, synthetic.labels))
-    return dict(set=fingerprint(*tensors), set_lr=synthetic.lr, network=synthetic.meta["network"],
+    made = fingerprint(synthetic.images.to("cpu"), synthetic.labels.to("cpu"))
+    return dict(set=made, set_lr=synthetic.lr, network=synthetic.meta["network"],
                 augment=[synthetic.augment.strategy, synthetic.augment.options])
 
 def per_class(synthetic: SyntheticSet, data: ImageData) -> int:
