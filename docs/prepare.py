@@ -22,7 +22,7 @@ PARTS = {  # of the book, in order, by file name; a file belongs to the first th
 }
 
 
-def shown(cell: dict) -> dict | None:
+def shown(cell: dict, section: str) -> dict | None:
     "A cell as the site shows it, without directives and running widgets; None for one that is hidden or has no more to show"
     source = "".join(cell["source"])
     if cell["cell_type"] != "code": return cell | dict(source=source.replace("](../CONTRIBUTING.md", "](CONTRIBUTING.md"))
@@ -30,7 +30,17 @@ def shown(cell: dict) -> dict | None:
     text = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
     if "hide" in directives or not text: return None
     outputs = [o for o in cell["outputs"] if not any("widget" in kind for kind in o.get("data", {}))]
-    return cell | dict(source=text, outputs=outputs, metadata=dict(tags=["exported"] * ("export" in directives)))
+    image = dict(image=dict(alt=f"picture in the section {section}"))  # for who cannot see it
+    return cell | dict(source=text, outputs=outputs, metadata=dict(tags=["exported"] * ("export" in directives), mystnb=image))
+
+
+def sections(cells: list[dict]) -> list[str]:
+    "The heading above each cell, without marks"
+    heading, above = "", []
+    for cell in cells:
+        if cell["cell_type"] == "markdown": heading = (re.findall(r"^#+ (.+)", "".join(cell["source"]), re.M) or [heading])[-1]
+        above.append(re.sub(r"[`*$\\{}]", "", heading))
+    return above
 
 
 def title(page: Path) -> str:
@@ -106,7 +116,7 @@ def main(out: Path) -> None:
     toc = dict(cell_type="markdown", id="contents", metadata={}, source=contents(out))
     for path in out.rglob("*.ipynb"):
         nb = json.loads(path.read_text(encoding="utf-8"))
-        nb["cells"] = [c for c in map(shown, nb["cells"]) if c] + [toc] * (path == out / "index.ipynb")
+        nb["cells"] = [c for c in map(shown, nb["cells"], sections(nb["cells"])) if c] + [toc] * (path == out / "index.ipynb")
         path.write_text(json.dumps(nb), encoding="utf-8")
 
 
