@@ -704,6 +704,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mtt_nb.run.own_name': ('run.html#own_name', 'mtt_nb/run.py'),
                             'mtt_nb.run.per_class': ('run.html#per_class', 'mtt_nb/run.py'),
                             'mtt_nb.run.require_comparable': ('run.html#require_comparable', 'mtt_nb/run.py'),
+                            'mtt_nb.run.require_files': ('run.html#require_files', 'mtt_nb/run.py'),
                             'mtt_nb.run.resume': ('run.html#resume', 'mtt_nb/run.py'),
                             'mtt_nb.run.select': ('run.html#select', 'mtt_nb/run.py'),
                             'mtt_nb.run.tests_before': ('run.html#tests_before', 'mtt_nb/run.py'),

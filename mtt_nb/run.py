@@ -32,8 +32,9 @@ from .synthetic import SyntheticSet, random_selection, require_same_data
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
-           'alone_in', 'resume', 'keep_checkpoint', 'go_on', 'keep_best', 'distil', 'select', 'own_name', 'write_whole',
-           'told_apart', 'per_class', 'tests_before', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
+           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'go_on', 'keep_best', 'distil', 'select',
+           'own_name', 'write_whole', 'told_apart', 'per_class', 'tests_before', 'judge', 'made_with', 'accuracy_rows',
+           'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -140,6 +141,14 @@ def keep_checkpoint(distiller, checkpoint: Path) -> None:
     if not distiller.ranks.rank and checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".previous.safetensors"))
     save_checkpoint(checkpoint, distiller)
 
+# %% ../nbs/39_run.ipynb #9e39e4d0
+def require_files(out: Path, steps: int) -> None:
+    "ValueError where a run folder has lost a file without which its run cannot go on"
+    log, best = out / "log.jsonl", out / "distilled.safetensors"
+    needed = {log: steps > 0, best: best_validation(JsonLines.read(log)) is not None}
+    for file, is_needed in needed.items():
+        if is_needed and not file.exists(): raise ValueError(f"{file} is gone: put it back, or begin anew in another folder")
+
 # %% ../nbs/39_run.ipynb #856dcf67
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
     "Bring a distiller to where its run folder stands, and go on with the history"
@@ -151,7 +160,8 @@ def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Reco
         raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
     ranks.meet()
     if ranks.rank: there = resume(distiller, checkpoint)
-    if not there: keep_checkpoint(distiller, checkpoint)
+    if there: require_files(out, distiller.steps)
+    else: keep_checkpoint(distiller, checkpoint)
     before = History.load(history) if there and history.exists() else None
     return Recorder(distiller, every=every, history=before, total=total)
 
