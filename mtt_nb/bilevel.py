@@ -13,7 +13,7 @@ from .data import ImageData, require_counts, seeded
 from .distiller import Distiller
 from .evaluate import Evaluation, accuracies
 from .models import FlatModel, features, rebuilt, training_loss
-from .settings import Config, require, require_positive
+from .settings import Config, require, require_batch, require_positive
 from .speed import repeatable
 from .synthetic import SyntheticSet, require_same_data
 from .unroll import unroll
@@ -73,9 +73,7 @@ class DD(Distiller):
         self.log_rates = torch.full((config.syn_steps,), math.log(config.lr_step), device=data.device)
         self.after_step()
 
-    def check(self, config: DDConfig) -> None:
-        n = len(self.labels)
-        require((config.batch_syn or n) <= n, "batch_syn", config.batch_syn, f"at most {n}, the number of synthetic images")
+    def check(self, config: DDConfig) -> None: require_batch(config, len(self.labels))
 
     def loss(self, images: Tensor, log_rates: Tensor) -> Tensor:
         "The mean cross-entropy on real images after N steps with these images [n,C,H,W] and rates [N], from random starts"

@@ -38,7 +38,7 @@ from .networks import NETWORKS
 from .reproduce import comparison, comparison_text, departures
 from .run import Protocol, Stopped, TimeUp, distil, judge, select, write_report, write_whole
 from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
-from .settings import PRESETS, Preset, find_preset
+from .settings import PRESETS, Preset, find_preset, require_batch
 from .synthetic import SyntheticSet, choose_per_class
 from .synthetic import export as export_set
 from .published import markdown_table
@@ -106,9 +106,9 @@ def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n
     share = Share(ranks().counter(f"experts/{Path(out).name}") if ranks().size > 1 else None, until)
     with progress_bar("experts", "epoch", total=n * epochs, initial=there) as bar:
         def show(e):
-            bar.update()
             val = {} if e.accuracy is None else {"val": f"{e.accuracy:.3f}"}
-            bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **val)
+            bar.set_postfix(expert=f"{e.expert + 1}/{n}", loss=f"{e.loss:.3f}", **val, refresh=False)
+            bar.update()
         options |= dict(n=n, epochs=epochs, augment=augment, seed=seed, callback=show, share=share)
         try: return record_experts(data, model, out, **options)
         except KeyboardInterrupt: raise Stopped("stopped among the experts; those that are done are kept") from None
@@ -120,8 +120,8 @@ def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, 
     distiller.join(ranks())
     with progress_bar("distil", "step", total=total) as bar:
         def show(state):
+            bar.set_postfix(loss=f"{state.loss:.3f}", lr=f"{state.lr:.4f}", refresh=False)
             bar.update(state.step - bar.n)
-            bar.set_postfix(loss=f"{state.loss:.3f}", lr=f"{state.lr:.4f}")
         synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
         bar.update(total - bar.n)
     if distiller.steps > total: say(f"the run is at meta-step {distiller.steps} already, beyond the {total} that are asked for")
@@ -292,8 +292,8 @@ def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network:
 def refuse_early(config, data: ImageData, out: Path) -> None:
     "ValueError, before the experts and not after, for what a run would refuse"
     choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
-    batch, size, checkpoint = getattr(config, "batch_syn", None), config.ipc * data.n_classes, out / "checkpoint.safetensors"
-    if batch and batch > size: raise ValueError(f"batch_syn {batch}: must be at most {size}, the number of synthetic images")
+    require_batch(config, config.ipc * data.n_classes)
+    checkpoint = out / "checkpoint.safetensors"
     if not checkpoint.exists(): return
     with suppress(Damaged):  # then the one before it may do
         there = json.loads(load_tensors(checkpoint, "checkpoint")[1]["texts"]["identity"])
@@ -422,7 +422,8 @@ def write_accuracies(results: dict, networks: dict, out: Path) -> None:
     "The accuracies by network into a folder: table as Markdown and CSV, picture"
     from mtt_nb.plots import plot_accuracies
     out.mkdir(parents=True, exist_ok=True)
-    def row(name, r): return name, networks[name].n_params, *(f"{a:.4f}" for a in (r.mean, r.std, *r.accuracies))
+    def row(name, r):
+        return name, networks[name].n_params, *("" if a is None else f"{a:.4f}" for a in (r.mean, r.std, *r.accuracies))
     nets = max(len(r.accuracies) for r in results.values())
     rows = [("network", "parameters", "mean", "std", *range(nets)), *(row(*item) for item in results.items())]
     (out / "accuracies.md").write_text(markdown_table([r[:4] for r in rows]) + "\n", encoding="utf-8")
@@ -441,7 +442,8 @@ def evaluate(
     device: Device = "auto",
 ):
     "Train fresh networks on a distilled set and try them on real images; by default for the epochs of its method's preset."
-    if learned_steps and (epochs or compile): raise ValueError("the learned steps are all: leave out --epochs and --compile")
+    if learned_steps and (epochs is not None or compile):
+        raise ValueError("the learned steps are all: leave out --epochs and --compile")
     if out is not None: check_writable(out)
     synthetic, where = SyntheticSet.load(file), pick_device(device)
     epochs = preset_epochs(synthetic) if epochs is None else epochs

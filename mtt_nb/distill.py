@@ -16,7 +16,7 @@ from .distiller import Distiller, Diverged, JsonLines, State, image_step, load_c
 from .experts import ExpertBuffer, Segment, differences
 from .matching import matching_loss
 from .models import FlatModel, better_together
-from .settings import PRESETS, MTTConfig  # noqa: F401, names that users look for here
+from .settings import PRESETS, MTTConfig, require_batch  # noqa: F401, names that users look for here
 from .speed import repeatable
 from .synthetic import SyntheticSet, require_same_data  # noqa: F401
 from .unroll import unroll
@@ -77,9 +77,7 @@ class _Students(Distiller):
 
     def check(self, config: MTTConfig) -> None:
         "ValueError where a minibatch is larger than the set, or a segment longer than the experts; now, not in some later step"
-        n = len(self.labels)
-        if (config.batch_syn or n) > n:
-            raise ValueError(f"batch_syn {config.batch_syn}: must be at most {n}, the number of synthetic images")
+        require_batch(config, len(self.labels))
         self.buffer.segment(seeded(0), config.max_start_epoch, config.expert_epochs)
 
     def draw(self, segment: Segment | None = None, stream=0) -> Draw:

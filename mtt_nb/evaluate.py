@@ -84,13 +84,13 @@ class Evaluation:
     @property
     def mean(self) -> float: return sum(self.accuracies) / len(self.accuracies)
     @property
-    def std(self) -> float:
-        "Sample standard deviation; nan for one network"
-        return torch.tensor(self.accuracies).std().item() if len(self.accuracies) > 1 else float("nan")
+    def std(self) -> float | None:
+        "Sample standard deviation; None for one network"
+        return torch.tensor(self.accuracies).std().item() if len(self.accuracies) > 1 else None
     @property
     def text(self) -> str:
         "Mean and, of several networks, spread, as 0.907 ± 0.008; and how many diverged, where some did"
-        spread = f" ± {self.std:.3f}" if len(self.accuracies) > 1 else ""
+        spread = "" if self.std is None else f" ± {self.std:.3f}"
         return f"{self.mean:.3f}{spread}" + (f", {self.diverged} diverged" if self.diverged else "")
     def __repr__(self):
         notes = [f"{len(self.accuracies)} networks", self.split]

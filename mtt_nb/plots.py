@@ -265,7 +265,7 @@ def plot_accuracies(
     split, baseline = _compared(results, baseline)
     ax = (fig := Picture(6, 0.9 + 0.35 * len(results))).subplots()
     for row, (name, r) in enumerate(results.items()):
-        spread, shown = (r.std, f" \u00b1 {100 * r.std:.1f}") if len(r.accuracies) > 1 else (None, "")
+        spread, shown = (None, "") if r.std is None else (r.std, f" \u00b1 {100 * r.std:.1f}")
         colour = QUIET if name == baseline else ACCURACY["color"]
         ax.barh(row, r.mean, xerr=spread, color=colour, alpha=0.5, capsize=3)
         ax.plot(r.accuracies, [row] * len(r.accuracies), ".", color="black", markersize=4)

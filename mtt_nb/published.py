@@ -4,7 +4,6 @@
 
 # %% ../nbs/09_published.ipynb #ee3a6a9a
 from __future__ import annotations
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -129,7 +128,7 @@ def published(
 def percent(mean: float | None, std: float | None = None) -> str:
     "A number in percent, with its spread where there is one; empty for None"
     if mean is None: return ""
-    return f"{100 * mean:.1f}" + ("" if std is None or math.isnan(std) else f" ± {100 * std:.1f}")
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 # %% ../nbs/09_published.ipynb #6e5c4088
 def markdown_table(

@@ -33,8 +33,8 @@ from .synthetic import SyntheticSet, random_selection, require_same_data
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
            'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'go_on', 'keep_best', 'distil', 'select',
-           'own_name', 'write_whole', 'told_apart', 'per_class', 'tests_before', 'judge', 'made_with', 'accuracy_rows',
-           'course', 'write_report']
+           'own_name', 'write_whole', 'told_apart', 'images_per_class', 'tests_before', 'judge', 'made_with',
+           'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, model: Fl
         thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, rows=ranks.rows(n), **options)
         for split in ("val", "test") if protocol.test_too else ("val",):
             e = Evaluation(tuple(ranks.collect(accuracies(model, thetas, *data.part(split)), n).tolist()), split)
-            seen |= {f"{split}_accuracy": round(e.mean, 6), f"{split}_std": round(e.std, 6)}
+            seen |= {f"{split}_accuracy": round(e.mean, 6), f"{split}_std": e.std and round(e.std, 6)}
     return seen
 
 # %% ../nbs/39_run.ipynb #6b90f0b6
@@ -254,7 +254,7 @@ def told_apart(synthetic: SyntheticSet) -> dict:
     return dict(set=made, set_lr=synthetic.lr, network=synthetic.meta["network"],
                 augment=[synthetic.augment.strategy, synthetic.augment.options])
 
-def per_class(synthetic: SyntheticSet, data: ImageData) -> int:
+def images_per_class(synthetic: SyntheticSet, data: ImageData) -> int:
     "Images of each class; ValueError where a random selection of the same size could not have as many of each"
     ipc, rest = divmod(len(synthetic), data.n_classes)
     if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: judge it without random images")
@@ -283,12 +283,12 @@ def judge(
     file = Path(out) / "results.json"
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
     try: stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError): stored = None  # none yet, or damaged: measured again
-    if not isinstance(stored, dict) or stored.get("asked") != asked:
-        stored = dict(asked=asked, accuracies={}, earlier=tests_before(out) + bool(stored))
+    except (OSError, ValueError): stored = None
+    if not isinstance(stored, dict): stored = {}  # none yet, or damaged: measured again
+    if stored.get("asked") != asked: stored = dict(asked=asked, accuracies={}, earlier=stored.get("earlier", 0) + bool(stored))
     lost = stored.setdefault("diverged", {})
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
-    baselines = {"random": lambda: random_selection(data, per_class(synthetic, data), seed=protocol.seed, **options),
+    baselines = {"random": lambda: random_selection(data, images_per_class(synthetic, data), seed=protocol.seed, **options),
                  "full data": lambda: full_set(data, **options)}
     sets = {own_name(synthetic): lambda: synthetic}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")

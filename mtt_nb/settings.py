@@ -10,7 +10,8 @@ from typing import NamedTuple
 from .augment import DSA
 
 # %% auto #0
-__all__ = ['SUBSETS', 'PRESETS', 'require', 'require_positive', 'require_numbers', 'Config', 'MTTConfig', 'Preset', 'find_preset']
+__all__ = ['SUBSETS', 'PRESETS', 'require', 'require_positive', 'require_numbers', 'Config', 'MTTConfig', 'require_batch',
+           'Preset', 'find_preset']
 
 # %% ../nbs/06_settings.ipynb #13c99a3c
 def require(holds: bool, name: str, value, what: str) -> None:
@@ -89,6 +90,11 @@ class MTTConfig(Config):
         return self.max_start_epoch - 1 + self.expert_epochs
 
 # %% ../nbs/06_settings.ipynb #22ad3c39
+def require_batch(config, n: int) -> None:
+    "ValueError where a minibatch is larger than the n synthetic images; a method without minibatches has none"
+    size = getattr(config, "batch_syn", None) or n
+    require(size <= n, "batch_syn", size, f"at most {n}, the number of synthetic images")
+
 class Preset(NamedTuple):
     "Everything a run needs: the network, how to record its experts, and the settings of Algorithm 1"
     network: dict  # name and options for `build`

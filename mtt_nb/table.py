@@ -28,8 +28,8 @@ from .settings import Preset, find_preset, require
 from .synthetic import SyntheticSet
 
 # %% auto #0
-__all__ = ['ENDLESS', 'Say', 'ABOUT', 'Budget', 'Cell', 'Plan', 'experts', 'made', 'run_cell', 'Row', 'looks', 'beside', 'spread',
-           'row', 'full_row', 'as_markdown', 'as_csv', 'draw_row', 'plot_table', 'write_table', 'read_rows', 'together',
+__all__ = ['ENDLESS', 'Say', 'ABOUT', 'Budget', 'Cell', 'Plan', 'experts', 'made', 'run_cell', 'Row', 'looks', 'beside', 'row',
+           'full_row', 'as_markdown', 'as_csv', 'draw_row', 'plot_table', 'write_table', 'read_rows', 'together',
            'run_table']
 
 # %% ../nbs/25_table.ipynb #34a13639
@@ -165,11 +165,6 @@ def beside(method: str, data: str, ipc: int | None) -> dict:
     there = published(method, data, ipc)
     return dict(published=there.mean, published_std=there.std, source=there.source) if there else {}
 
-# %% ../nbs/25_table.ipynb #d2a727fc
-def spread(e: Evaluation) -> float | None:
-    "The standard deviation between networks; None for one network"
-    return e.std if len(e.accuracies) > 1 else None
-
 # %% ../nbs/25_table.ipynb #f55657f0
 def row(plan: Plan, cells: list[Cell], results: list[dict[str, Evaluation]]) -> Row:
     "The line of a method from its cells, one for each seed"
@@ -180,9 +175,9 @@ def row(plan: Plan, cells: list[Cell], results: list[dict[str, Evaluation]]) -> 
     def seconds(logs): return mean(sum(line.get("seconds", 0) for line in log) for log in logs)
     own = [next(iter(r.values())) for r in results]
     every = Evaluation(sum((e.accuracies for e in own), ()), "test")
-    apart = spread(Evaluation(tuple(e.mean for e in own), "test"))
+    apart = Evaluation(tuple(e.mean for e in own), "test").std
     learned, (method, ipc, _) = cells[0].method in METHODS, cells[0]
-    return Row(ipc, method, "soft" if labels.is_floating_point() else "hard", every.mean, spread(every), len(cells), apart,
+    return Row(ipc, method, "soft" if labels.is_floating_point() else "hard", every.mean, every.std, len(cells), apart,
                random=mean(r["random"].mean for r in results), steps=mean(log[-1]["step"] for log in logs) if learned else None,
                seconds=seconds(logs), experts=seconds(recorded) if any(recorded) else None,
                looks=[looks(log) for log in logs] if learned else [], **beside(method, plan.data.name, ipc))
@@ -194,7 +189,7 @@ def full_row(plan: Plan, cell: Cell) -> Row:
     full = full_set(plan.data, network=network.spec, augment=DSA(config.augment, mode=config.augment_mode), lr=config.lr_teacher)
     protocol = replace(protocol, epochs=protocol.full_epochs)
     e = judge(full, plan.data, Path(plan.out) / "full-data", protocol, lr=config.lr_teacher, beside=[])["full data"]
-    return Row(None, "full data", "hard", e.mean, spread(e), **beside("full data", plan.data.name, None))
+    return Row(None, "full data", "hard", e.mean, e.std, **beside("full data", plan.data.name, None))
 
 # %% ../nbs/25_table.ipynb #eab5607b
 def as_markdown(rows: list[Row]) -> str:
@@ -319,7 +314,7 @@ def run_table(
     require(seeds >= 1, "seeds", seeds, "at least 1")
     cells = [[Cell(method, ipc, seed) for seed in range(seeds)] for ipc in dict.fromkeys(ipcs) for method in methods]
     for own in cells: plan.protocol(own[0])  # an error now, not after hours
-    together(Path(plan.out) / "table.json", [])
+    together(Path(plan.out) / "table.json", [])  # likewise, for a damaged one
     try: require_same_run(file.read_text() if file.exists() else plan.settings(), plan.settings())
     except ValueError as e: raise ValueError(f"{plan.out} holds another table: {e}") from None
     write_whole(file, plan.settings())
