@@ -116,6 +116,8 @@ def main(out: Path) -> None:
     toc = dict(cell_type="markdown", id="contents", metadata={}, source=contents(out))
     for path in out.rglob("*.ipynb"):
         nb = json.loads(path.read_text(encoding="utf-8"))
+        if path.parent.name == "solutions":  # else search shows two pages of one name
+            nb["cells"][0]["source"] = "".join(nb["cells"][0]["source"]).replace("# Exercise", "# Solution", 1)
         nb["cells"] = [c for c in map(shown, nb["cells"], sections(nb["cells"])) if c] + [toc] * (path == out / "index.ipynb")
         path.write_text(json.dumps(nb), encoding="utf-8")
 

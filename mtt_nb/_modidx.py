@@ -333,6 +333,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mtt_nb.evaluate.by_spec': ('evaluate.html#by_spec', 'mtt_nb/evaluate.py'),
                                  'mtt_nb.evaluate.cross_architecture': ('evaluate.html#cross_architecture', 'mtt_nb/evaluate.py'),
                                  'mtt_nb.evaluate.evaluate': ('evaluate.html#evaluate', 'mtt_nb/evaluate.py'),
+                                 'mtt_nb.evaluate.evaluate_random': ('evaluate.html#evaluate_random', 'mtt_nb/evaluate.py'),
                                  'mtt_nb.evaluate.full_set': ('evaluate.html#full_set', 'mtt_nb/evaluate.py'),
                                  'mtt_nb.evaluate.momentum_step': ('evaluate.html#momentum_step', 'mtt_nb/evaluate.py'),
                                  'mtt_nb.evaluate.networks_by_name': ('evaluate.html#networks_by_name', 'mtt_nb/evaluate.py'),

@@ -109,7 +109,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Normalise(Transform):
-    "$z = (x - \\mu) / \\sigma$, channel by channel; a channel without variance is only shifted"
+    "z = (x - mean) / std, channel by channel; a channel without variance is only shifted"
     mean: Tensor  # [C]
     std: Tensor   # [C]
     kind = "normalise"
@@ -129,7 +129,7 @@ def blocks(x: Tensor, numbers=2**22) -> tuple[Tensor, ...]:
 # %% ../nbs/01_data.ipynb #2ba93666
 @dataclass(frozen=True)
 class ZCA(Transform):
-    "$z = (x - \\mu) W$ with $W = U (S + \\epsilon)^{-1/2} U^T$ from the covariance $U S U^T$ of the flattened images [n,D]"
+    "z = (x - mean) W, where W is U (S + eps)^(-1/2) U^T from the covariance U S U^T of the flattened images [n,D]"
     mean: Tensor     # [C,H,W]
     whiten: Tensor   # W [D,D]
     colour: Tensor   # its inverse [D,D]

@@ -17,11 +17,11 @@ from .distiller import ALONE
 from .experts import require_network
 from .models import FlatModel, build, ensemble_logits, forward_blocks, rebuilt, training_loss
 from .speed import fast, repeatable
-from .synthetic import SyntheticSet, describe, require_same_data
+from .synthetic import SyntheticSet, choose_per_class, describe, require_same_data
 
 # %% auto #0
 __all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'by_spec', 'shared', 'evaluate', 'networks_by_name',
-           'cross_architecture', 'full_set']
+           'cross_architecture', 'full_set', 'evaluate_random']
 
 # %% ../nbs/08_evaluate.ipynb #f9b7d217
 @torch.no_grad()
@@ -58,14 +58,16 @@ def train_networks(
     stream="evaluate",  # of random numbers: another name, other networks
     compile=False,  # the step through `fast`: for long trainings
     rows=slice(None),  # of the networks: those to train; all are drawn, so that each is the same whoever trains the others
+    own: Tensor | None = None,  # [nets,m]: which of the n images each network has; by default all of them
 ) -> Tensor:  # [nets,P], or those rows of it
     "SGD with momentum 0.9, weight decay 5e-4 and a tenth of lr from half-way on, for all networks side by side"
     g = seeded(seed, stream, device=x.device)
     thetas = torch.stack([model.init(g) for _ in range(nets)])[rows]
     if not len(thetas): return thetas
-    step, n, lr = (fast if compile else partial)(momentum_step, model), len(x), torch.tensor(lr, device=x.device)
-    velocity, second_half = torch.zeros_like(thetas), (epochs + 1) // 2 * math.ceil(n / batch_size)
-    orders = (torch.rand(nets, n, generator=g, device=x.device).argsort(1) for _ in range(epochs))  # each network has its own
+    step, lr = (fast if compile else partial)(momentum_step, model), torch.tensor(lr, device=x.device)
+    own = torch.arange(len(x), device=x.device).expand(nets, -1) if own is None else own
+    velocity, second_half = torch.zeros_like(thetas), (epochs + 1) // 2 * math.ceil(own.shape[1] / batch_size)
+    orders = (own.gather(1, torch.rand(own.shape, generator=g, device=x.device).argsort(1)) for _ in range(epochs))
     batches = (batch for order in orders for batch in order.split(batch_size, 1))
     for i, (xb, yb) in enumerate(augmented(x, y, batches, augment, g, rows)):
         if i == second_half: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
@@ -120,6 +122,7 @@ def evaluate(
     split="val",  # "test" once, at the end; all choices on "val"
     compile=False,  # the training step: slow at first, then faster
     allow_tf32=False,  # let a GPU round factors to TF32
+    own: Tensor | None = None,  # [nets,m]: which images of the set each network has; by default all of them
     ranks=ALONE,  # over which the networks are spread
 ) -> Evaluation:
     "The paper's protocol: fresh networks, trained on the set with its lr and augmentation; ValueError for a set of other data"
@@ -132,7 +135,7 @@ def evaluate(
     images, labels = synthetic.images.to(data.device), synthetic.labels.to(data.device)
     with repeatable(allow_tf32):
         thetas = train_networks(model, images, labels, synthetic.lr, nets=nets, epochs=epochs, batch_size=batch_size,
-                                augment=synthetic.augment, seed=seed, compile=compile, rows=ranks.rows(nets))
+                                augment=synthetic.augment, seed=seed, compile=compile, rows=ranks.rows(nets), own=own)
         right = ranks.collect(accuracies(model, thetas, x, y), nets)
     diverged = int(ranks.collect((~thetas.isfinite().all(1)).float(), nets).sum())
     return Evaluation(tuple(right.tolist()), split, synthetic.lr, synthetic.augment.strategy, diverged)
@@ -173,3 +176,20 @@ def full_set(
 ) -> SyntheticSet:
     "The whole training set in the shape that `evaluate` takes: what no small set is expected to reach"
     return SyntheticSet(data.x_train, data.y_train, lr, describe(data, network, augment, method="full data"), data.transform)
+
+# %% ../nbs/08_evaluate.ipynb #6f923f9a
+def evaluate_random(
+    data: ImageData,
+    ipc: int,  # images of each class
+    *,
+    network: dict,  # the spec of the network to train
+    augment: DSA,
+    lr=0.01,
+    nets=5,
+    seed=0,  # of the networks and the images; the first network has those of `random_selection`
+    **options,  # of `evaluate`
+) -> Evaluation:
+    "Real images drawn at random, other ones for each network: what any distilled set has to beat"
+    g = seeded(seed, "random selection", device=data.device)
+    own = torch.stack([choose_per_class(data.y_train, ipc, data.n_classes, g) for _ in range(nets)])
+    return evaluate(full_set(data, network=network, augment=augment, lr=lr), data, nets=nets, seed=seed, own=own, **options)

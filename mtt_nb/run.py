@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from . import __version__
 from .data import ImageData, fingerprint
 from .distiller import ALONE, Distiller, JsonLines, load_checkpoint, require_same_run, save_checkpoint
-from .evaluate import Evaluation, accuracies, evaluate, full_set, shared, train_networks
+from .evaluate import Evaluation, accuracies, evaluate, evaluate_random, full_set, shared, train_networks
 from .experts import Damaged, check_writable, differences
 from .history import History, Recorder
 from .models import FlatModel
@@ -28,7 +29,7 @@ from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
 from .settings import require, require_numbers, require_positive
 from .speed import repeatable
-from .synthetic import SyntheticSet, random_selection, require_same_data
+from .synthetic import SyntheticSet, require_same_data
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
@@ -279,7 +280,7 @@ def judge(
     model: FlatModel | None = None,  # by default that which the set was made for; needed for a network of your own
     ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
-    "Test accuracies of the set, of a random selection of its size and of the full training set; kept in `results.json`"
+    "Test accuracies of the set, of as many random images and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
     try: stored = json.loads(file.read_text(encoding="utf-8"))
@@ -288,16 +289,15 @@ def judge(
     if stored.get("asked") != asked: stored = dict(asked=asked, accuracies={}, earlier=stored.get("earlier", 0) + bool(stored))
     lost = stored.setdefault("diverged", {})
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
-    baselines = {"random": lambda: random_selection(data, images_per_class(synthetic, data), seed=protocol.seed, **options),
-                 "full data": lambda: full_set(data, **options)}
-    sets = {own_name(synthetic): lambda: synthetic}
+    baselines = {"random": lambda **how: evaluate_random(data, images_per_class(synthetic, data), **options, **how),
+                 "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
-    for name, make in (sets | {name: baselines[name] for name in beside if name not in sets}).items():
+    measures = {own_name(synthetic): partial(evaluate, synthetic, data)} | {name: baselines[name] for name in beside}
+    for name, measure in measures.items():
         if name in stored["accuracies"]: continue
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
-        how = protocol.options(epochs=epochs, ranks=ranks)
-        e = evaluate(make(), data, model=model, **how, split="test")
+        e = measure(model=model, split="test", **protocol.options(epochs=epochs, ranks=ranks))
         stored["accuracies"][name], lost[name] = e.accuracies, e.diverged
         if not ranks.rank: write_whole(file, json.dumps(stored))
     return {name: Evaluation(tuple(a), "test", diverged=lost.get(name, 0)) for name, a in stored["accuracies"].items()}
@@ -325,8 +325,8 @@ REPORT = """# {data}: {n} images by {method}
 {accuracies}
 {beside}
 Mean ± standard deviation over {nets} networks that differ in their seed. {chosen}
-Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random selection is one draw,
-of the same size and with the same augmentation, and has hard labels{lr}.
+Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random images are real ones, as many,
+drawn anew for each network, with hard labels and the same augmentation{lr}.
 
 ![Accuracies](accuracies.png)
 {course}

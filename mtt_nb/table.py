@@ -141,7 +141,7 @@ class Row(NamedTuple):
     std: float | None  # over all networks of all seeds; None for one
     seeds: int = 1
     seeds_std: float | None = None  # of the seeds' means
-    random: float | None = None  # a random selection with the same training
+    random: float | None = None  # real images, other ones for each network, with the same training
     steps: float | None = None
     seconds: float | None = None
     experts: float | None = None  # seconds of recording
@@ -257,10 +257,10 @@ ABOUT = """# {data}: {methods} methods, {budget} each
 {table}
 
 Mean ± standard deviation over {networks} networks{seeds}. Of a method that learns, the set that was best on validation
-images; the test images were used for this table alone. Random images: one draw of as many, with the same training. Labels:
-hard are classes, soft are learned probabilities. Seconds are those of the steps, without validation and test; a second number is
-the recording of experts, which the budget does not hold. Published numbers are of the papers' networks, data and budgets; where
-there is none, none is known here.
+images; the test images were used for this table alone. Random images: as many, drawn anew for each network, with the same
+training. Labels: hard are classes, soft are learned probabilities. Seconds are those of the steps, without validation and
+test; a second number is the recording of experts, which the budget does not hold. Published numbers are of the papers'
+networks, data and budgets; where there is none, none is known here.
 
 ![Accuracy against time](table.png)
 {sources}

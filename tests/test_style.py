@@ -5,6 +5,7 @@ that the pages leave out (`#| hide`) have lines, for whoever opens the notebook,
 The exercises are shorter, and their cells somewhat longer: a function to be filled in shows its whole signature."""
 import json
 import math
+import re
 from pathlib import Path
 from statistics import median
 
@@ -54,6 +55,17 @@ def test_the_count(tmp_path):
     cells = [dict(cell_type="code", source=s.splitlines(keepends=True)) for s in code] + [dict(cell_type="markdown", source=["words"])]
     (tmp_path / "x.ipynb").write_text(json.dumps(dict(cells=cells)))
     assert sizes(tmp_path / "x.ipynb") == ([1, 1, 2], 3)
+
+
+@pytest.mark.parametrize("path", sorted(NBS.rglob("*.ipynb")), ids=lambda p: p.stem)
+def test_formulas_stand_alone(path):
+    "A displayed formula has an empty line on both sides: else the site takes the prose after it for mathematics"
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "markdown": continue
+        prose = re.split(r"\$\$.*?\$\$", "".join(cell["source"]), flags=re.S)
+        for before, after in zip(prose, prose[1:]):
+            assert before.strip() == "" or before.endswith("\n\n"), f"no empty line before a formula, after {before[-60:]!r}"
+            assert after.strip() == "" or after.startswith("\n\n"), f"no empty line after a formula, before {after[:60]!r}"
 
 
 def test_tables_on_the_site_are_tables():
