@@ -266,7 +266,7 @@ def plot_accuracies(
     ax = (fig := Picture(6, 0.9 + 0.35 * len(results))).subplots()
     for row, (name, r) in enumerate(results.items()):
         spread, shown = (None, "") if r.std is None else (r.std, f" \u00b1 {100 * r.std:.1f}")
-        colour = QUIET if name == baseline else ACCURACY["color"]
+        colour = QUIET if name in (baseline, "full data") else ACCURACY["color"]
         ax.barh(row, r.mean, xerr=spread, color=colour, alpha=0.5, capsize=3)
         ax.plot(r.accuracies, [row] * len(r.accuracies), ".", color="black", markersize=4)
         ax.text(1.02, row, f"{r.mean:.1%}{shown}", va="center", transform=ax.get_yaxis_transform())

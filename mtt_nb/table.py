@@ -222,8 +222,9 @@ def _reach(r: Row) -> list[list[tuple[float, float]]]:
 # %% ../nbs/25_table.ipynb #6704e100
 def draw_row(ax, r: Row, others: list[Row]) -> None:
     "A method's curves before those of others, and where the test ended"
-    for other in others:
-        for seen in _reach(other): ax.plot(*zip(*seen), color="#d0d0d0", linewidth=0.8)
+    grey = [seen for other in others for seen in _reach(other)]
+    for seen in grey: ax.plot(*zip(*seen), color="#d0d0d0", linewidth=0.8)
+    if grey: ax.plot([], [], color="#d0d0d0", linewidth=0.8, label="other methods, validation")
     if r.experts:
         for seen in r.looks: ax.plot(*zip(*seen), color=ACCURACY["color"], linestyle=":", label="without experts")
     for seen in _reach(r): ax.plot(*zip(*seen), color=ACCURACY["color"], marker=".", markersize=5, label="validation")
@@ -245,10 +246,12 @@ def plot_table(rows: list[Row]) -> Picture:
     for ax, r in zip(axes, drawn): draw_row(ax, r, [o for o in drawn if o is not r and o.ipc == r.ipc])
     for ax in axes[len(drawn):]: ax.set_axis_off()
     for ax in axes[len(drawn) - columns:len(drawn)]: ax.tick_params(labelbottom=True)  # those with none below
+    left, right = map(math.log10, axes[0].get_xlim())
+    if math.floor(right) <= math.ceil(left): axes[0].set_xlim(10 ** math.floor(left), 10 ** math.ceil(right))  # two ticks at least
     fig.supxlabel("seconds of steps (experts included; a selection: of choosing)", fontsize=8)
     fig.supylabel("accuracy", fontsize=8)
     named = {name: line for ax in fig.axes for line, name in zip(*ax.get_legend_handles_labels())}
-    fig.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    fig.legend(named.values(), named.keys(), loc="outside upper center", ncols=min(4, 2 * columns), frameon=False, fontsize=8)
     return fig
 
 # %% ../nbs/25_table.ipynb #1d3fba0a
