@@ -4,6 +4,7 @@
 
 # %% ../nbs/50_checks.ipynb #7e847627
 from __future__ import annotations
+import _thread
 import inspect
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from .data import ImageData, load, seeded
 
 # %% auto #0
@@ -28,8 +31,9 @@ __all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', '
            'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
            'toy_sweep', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted', 'check_shift',
            'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'check_minibatches',
-           'points_of_rank', 'onto', 'check_plane', 'check_residual', 'toy_features', 'classes_of', 'class_means',
-           'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'run_notebook', 'grade']
+           'points_of_rank', 'onto', 'Largest', 'check_plane', 'check_residual', 'toy_features', 'classes_of',
+           'class_means', 'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'Shell', 'plain',
+           'run_notebook', 'grade']
 
 # %% ../nbs/50_checks.ipynb #c2de1b1a
 class Wrong(AssertionError):
@@ -77,13 +81,21 @@ def watched(f: Callable, name: str) -> Callable:
     @wraps(f)
     def call(*args):
         before, state = [a.detach().clone() if isinstance(a, Tensor) else a for a in args], torch.get_rng_state()
+        asked = [isinstance(a, Tensor) and a.requires_grad for a in args]
         try: got = f(*args)
         except RuntimeError as e:
             require("in-place" not in str(e), "it changes an argument in place: compute a new tensor, as in a = a - b")
+            require(not re.search("dtype|scalar type", str(e)), "float32 meets float64: the check computes in float64, so make "
+                    f"a new tensor of the type of those handed in, as in torch.zeros(n, dtype=x.dtype). PyTorch says: {e}")
             raise
         if got is None: raise Unfilled(f"{name} is not filled in yet: it returns nothing")
         changed = _changed(f, args, before)
         require(not changed, f"it changes its argument {changed} in place, which the caller still needs: compute new tensors")
+        for n, a, was in zip(inspect.signature(f).parameters, args, asked):
+            if not isinstance(a, Tensor) or not a.is_leaf: continue
+            require(a.grad is None, f"it leaves a gradient in {n}.grad, to which the next call would add: torch.autograd.grad "
+                                    "returns gradients and leaves nothing behind")
+            require(a.requires_grad == was, f"it makes the caller's {n} require a gradient: call requires_grad_ on a copy")
         require(torch.equal(torch.get_rng_state(), state), "it draws from the global random generator: hand the given one on")
         return got
     return call
@@ -200,7 +212,8 @@ def toy_walk(theta: Tensor, xs, ys, lr) -> Tensor:
 def _ends(theta, xs, ys, lr) -> dict[str, Tensor]:
     "Where students end that go wrong"
     path, g = toy_walk(theta, xs, ys, lr), [toy_gradient(theta, x, y) for x, y in zip(xs, ys, strict=True)]
-    return {"it stops a step early": path[-2], "it takes the first step alone": path[1],
+    return {"the student stays where it is: theta is not replaced": theta,
+            "it stops a step early": path[-2], "it takes the first step alone": path[1],
             "it goes up the loss: the sign of the gradient is wrong": toy_walk(theta, xs, ys, -lr)[-1],
             "it takes the images of step 0 in every step": toy_walk(theta, xs[:1].expand_as(xs), ys[:1].expand_as(ys), lr)[-1],
             "every step starts at theta_0 again: go on from where the last one ended": theta - lr * g[-1],
@@ -231,13 +244,13 @@ def check_unroll(my_unroll):
     explain(dlr, finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ v, lr), {}, "the derivative by the learning rate")
 
 # %% ../nbs/50_checks.ipynb #ceb3e18f
-def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, at=0, late=False) -> tuple[Tensor, Tensor]:
+def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, at=0, late=False) -> tuple[Tensor, Tensor]:
     "The adjoint sweep by finite differences, with mistakes to choose from"
     def along(t, x, y, lam): return toy_gradient(t, x, y) @ lam
     dxs, dlr = torch.zeros_like(xs), torch.zeros_like(lr)
     for i in order(range(len(xs))):
         t, x, y = path[i + at], xs[i], ys[i]
-        back = lam - lr * finite(partial(along, x=x, y=y, lam=lam), t) if carry else lam
+        back = keep * lam - lr * finite(partial(along, x=x, y=y, lam=lam), t) if carry else lam
         dxs[i] = -lr * finite(partial(along, t, y=y, lam=back if late else lam), x)
         dlr, lam = dlr - along(t, x, y, back if late else lam), back
     return dxs, dlr
@@ -247,7 +260,8 @@ def _sweeps(*args) -> dict[str, tuple[Tensor, Tensor]]:
     return {"lambda stays as it was, what a later step corrects is not taken off: a shortcut": toy_sweep(*args, carry=False),
             "it walks from the first step to the last: a sweep begins at the end": toy_sweep(*args, order=iter),
             "each step is built anew at the point after it: it started from the point before": toy_sweep(*args, at=1),
-            "lambda is moved on too soon: a step needs the lambda of the point after it": toy_sweep(*args, late=True)}
+            "lambda is moved on too soon: a step needs the lambda of the point after it": toy_sweep(*args, late=True),
+            "lambda is replaced by its correction: what it was stays in it": toy_sweep(*args, keep=0.0)}
 
 # %% ../nbs/50_checks.ipynb #7620c620
 @check
@@ -256,13 +270,14 @@ def check_sweep(my_sweep):
     lr, lam = torch.tensor(0.5).double(), torch.linspace(-1, 1, len(theta)).double()
     path, wanted = toy_walk(theta, xs, ys, lr), "return two things, the gradients of the images and of the learning rate"
     got, wrong = my_sweep(toy_model, path, xs, ys, lr, lam), _sweeps(path, xs, ys, lr, lam)
-    require(isinstance(got, tuple) and len(got) == 2, wanted)
+    require(isinstance(got, (tuple, list)) and len(got) == 2, wanted)
     dxs, dlr = shaped(got[0], tuple(xs.shape), "the images' gradient"), shaped(got[1], (), "the learning rate's gradient")
     want = finite(lambda xs: toy_walk(theta, xs, ys, lr)[-1] @ lam, xs)
     explain(dxs, want, {words: w[0] for words, w in wrong.items()} | {
         "the sign of the images' gradient is wrong: a step goes against g": -want,
         "the learning rate is missing in the images' gradient": want / lr,
         "the learning rate and the sign are missing in the images' gradient": -want / lr,
+        "the images' gradients come in the order of the sweep, the last step first: turn them round": want.flip(0),
         "only the last step's images get a gradient": torch.cat([0 * want[:-1], want[-1:]])}, "the gradient of the images")
     want = finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ lam, lr)
     explain(dlr, want, {words: w[1] for words, w in wrong.items()} | {
@@ -270,6 +285,12 @@ def check_sweep(my_sweep):
         "the learning rate's gradient holds the last step alone: sum over all": -toy_gradient(path[-2], xs[-1], ys[-1]) @ lam,
         "the learning rate's gradient holds the learning rate as a factor": lr * want,
         "the learning rate's gradient is a mean over the steps: take the sum": want / len(xs)}, "the learning rate's gradient")
+    require(not dxs.requires_grad and not dlr.requires_grad, "the gradients come back with a graph, which grows with the number "
+            "of steps: the graph of one step is needed for its g alone, detach all that outlives the step")
+    off = path + 0.3 * torch.randn(path.shape, generator=seeded("off"), dtype=path.dtype)  # no walk passes these points
+    explain(my_sweep(toy_model, off, xs, ys, lr, lam)[0], toy_sweep(off, xs, ys, lr, lam)[0], {
+        "it walks anew from path[0] and so needs the graph of all steps: build one step at a time at the point in path":
+            finite(lambda xs: toy_walk(off[0], xs, ys, lr)[-1] @ lam, xs)}, "with another path, the gradient of the images")
 
 # %% ../nbs/50_checks.ipynb #aa623a17
 @check
@@ -313,7 +334,7 @@ def check_whiten(my_whiten):
     g, eps, one = seeded("whiten"), 0.1, torch.eye(6).double()
     x = torch.randn(9, 6, generator=g).double() @ torch.randn(6, 6, generator=g).double() + 1
     c = torch.from_numpy(np.cov(x.numpy().T))
-    w = shaped(my_whiten(x.view(9, 1, 2, 3), eps), (6, 6))
+    w = shaped(my_whiten(x.view(9, 2, 1, 3), eps), (6, 6)).double()
     symmetric, inverse = near(w, w.T), inverse_root(c, eps, -1.0)
     if symmetric and near(w @ (c + eps * one) @ w, one) and (torch.linalg.eigvalsh(w) > 0).all(): return
     require(symmetric or not near(w @ w.T, inverse), "the axes are not turned back: this whitens, but to no pixels any more")
@@ -479,6 +500,8 @@ def check_minibatches(my_minibatches):
     a, b, c = (my_minibatches(40, 2, 20, seeded(seed)) for seed in (1, 1, 2))
     require(torch.equal(a, b), "two generators in the same state give different batches: something else is drawn from, too")
     require(not torch.equal(a, c), "two generators in different states give the same batches: it does not draw from them")
+    a, b = (my_minibatches(40, 2, 20, g) for g in [seeded(1)] * 2)
+    require(not torch.equal(a, b), "a second call with the same generator gives the same batches: draw from it, and it moves on")
 
 # %% ../nbs/50_checks.ipynb #1931bc98
 def points_of_rank() -> tuple[Tensor, np.ndarray]:
@@ -490,11 +513,20 @@ def points_of_rank() -> tuple[Tensor, np.ndarray]:
 def onto(axes) -> Tensor: return torch.as_tensor(axes).T @ torch.as_tensor(axes)
 
 # %% ../nbs/50_checks.ipynb #cd8b554a
+class Largest(TorchFunctionMode):
+    "Keeps the size of the largest tensor that is made"
+    n = 0
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        for t in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(t, Tensor): self.n = max(self.n, t.numel())
+        return out
+
 @check
 def check_plane(my_plane):
     x, u = points_of_rank()
-    got = my_plane(x)
-    require(isinstance(got, tuple) and len(got) == 2, "return two things, the centre and the two axes")
+    with Largest() as made: got = my_plane(x)
+    require(isinstance(got, (tuple, list)) and len(got) == 2, "return two things, the centre and the two axes")
     centre = shaped(got[0], (20,), "the centre")
     require(not isinstance(got[1], Tensor) or got[1].shape != (20, 2), "the axes are columns: each should be a row, [2,P]")
     axes, span = shaped(got[1], (2, 20), "the pair of axes"), np.linalg.svd(x.numpy())[2]
@@ -506,16 +538,19 @@ def check_plane(my_plane):
         "these are the second and the third axis": onto(u[:, 1:3].T)}, "the plane")
     require(near(unit, axes), "the axes are not of length 1: leave the singular values out of them")
     require(near(onto(axes[:1]), onto(u[:, :1].T)), "the axes are in the wrong order: first that along which points differ most")
+    require(made.n < 20 * 20, "right, but by a matrix of P x P numbers: with P in the thousands it is too large. The svd has an "
+                              "option, and an eigenproblem of n x n does as well")
 
 # %% ../nbs/50_checks.ipynb #6f6a7927
 @check
 def check_residual(my_residual):
     x, u = points_of_rank()
     centre, axes = x.mean(0) + 1, torch.from_numpy(u[:, 1:3].T.copy())
+    x = torch.cat([x, centre + torch.randn(20, 2, generator=seeded("in")).double() @ axes])  # 20 that lie in the plane
     away = x - centre
     inside = (away @ axes.T).norm(dim=1)
-    left = (away.square().sum(1) - inside**2).sqrt()  # Pythagoras
-    explain(shaped(my_residual(x, centre, axes), (9,)), left, {
+    left = (away.square().sum(1) - inside**2).clamp_min(0).sqrt()  # Pythagoras
+    explain(shaped(my_residual(x, centre, axes), (29,)), left, {
         "these are squared distances": left**2,
         "these are distances from the centre within the plane: asked for is the rest": inside,
         "these are distances from the centre: take off the part that lies in the plane": away.norm(dim=1),
@@ -598,13 +633,19 @@ def _check_set(x, y, data: ImageData) -> None:
     "Wrong unless these are images and labels as asked for"
     k, c = data.n_classes, ",".join(map(str, data.shape))
     require(isinstance(x, Tensor) and x.ndim == 4 and x.shape[1:] == data.shape, f"the images must be a tensor [n,{c}]")
+    require(x.dtype == data.x_train.dtype, f"the images are of type {x.dtype}: they must be {data.x_train.dtype}")
     n = len(x)
     require(0 < n <= 10 * k, f"{n} images: at least one, and at most ten for each of {k} classes")
     require(x.isfinite().all(), "a pixel is not finite: look for a division by zero, or lower the learning rate")
     require(isinstance(y, Tensor) and y.shape in ((n,), (n, k)), f"the labels must be classes [{n}] or probabilities [{n},{k}]")
     require(not x.requires_grad, "the images come back with a graph: detach them")
+    if y.ndim == 2:
+        require(y.dtype == x.dtype, f"probabilities of type {y.dtype}: they must be {x.dtype}")
+        fit = (y >= 0).all() and (y.sum(1) - 1).abs().max() < 1e-3
+        require(fit, "a row of probabilities has no number below 0, and the sum 1: of logits take the softmax")
     hard = y if y.ndim == 1 else y.argmax(1)
     require(not hard.is_floating_point() and 0 <= hard.min() and hard.max() < k, f"classes must be whole numbers below {k}")
+    require(hard.dtype == torch.int64, f"classes of type {hard.dtype}: they must be torch.int64")
     counts = torch.bincount(hard, minlength=k)
     require((counts == counts[0]).all(), f"images of each class: {counts.tolist()}. Make it the same number")
 
@@ -621,7 +662,7 @@ def check_distill(my_distill):
     before = data.x_train.clone(), data.x_val.clone()
     results = [my_distill(d, seeded(0)) for d in (data, data, other)]
     require(torch.equal(before[0], data.x_train) and torch.equal(before[1], data.x_val), "it changes the data that it was given")
-    require(all(isinstance(r, tuple) and len(r) == 2 for r in results), "return two things, images and labels")
+    require(all(isinstance(r, (tuple, list)) and len(r) == 2 for r in results), "return two things, images and labels")
     for x, y in results: _check_set(x, y, data)
     (x, y), again, without = results
     def same(x2, y2): return torch.equal(x, x2) and torch.equal(y, y2)
@@ -631,18 +672,37 @@ def check_distill(my_distill):
         require(not copied(x, getattr(data, f"x_{part}")), f"an image of the {part} part is in it: those are for judging")
 
 # %% ../nbs/50_checks.ipynb #81e2d7f4
-def run_notebook(path: Path | str) -> dict[str, str]:
-    "Run the code of a notebook in this process, past its errors, and check what it defines: {function: what is wrong}"
+class Shell:
+    "Stands for Jupyter's shell, and does nothing that it is asked for"
+    def __getattr__(self, name): return lambda *args, **kwargs: None
+
+def plain(source: str) -> str:
+    "A cell's code as Python; magics, shell commands and questions ask a shell, but for a first line that only measures"
+    from IPython.core.inputtransformer2 import TransformerManager
+    return TransformerManager().transform_cell(re.sub(r"\A\s*%%(time|timeit|capture)\b.*", "", source))
+
+def run_notebook(
+    path: Path | str,
+    seconds=120.0,  # for its cells; the rest is left out
+) -> dict[str, str]:  # {function: what is wrong}
+    "Run the code of a notebook in this process, past its errors, and check what it defines"
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    asked = dict.fromkeys("my_" + name for name in re.findall(r"\bcheck_(\w+)\(", "\n".join(sources)))
-    scope, error, checks = {"__name__": "__main__", "display": print}, "", dict(CHECKS)  # a copy, before foreign code runs
-    for i, source in enumerate(sources):
-        source = re.sub(r"^[%!].*$", "", source, flags=re.M)  # magics and shell commands
-        try: exec(compile(source, f"code cell {i + 1}", "exec"), scope)
-        except Wrong: pass
-        except Exception as e: error = error or f": code cell {i + 1} raises {type(e).__name__}: {e}"
-    return {name: verdict(checks[name], scope[name]) if name in scope else f"{name} is not defined{error}"
+    asked = dict.fromkeys("my_" + name for name in re.findall(r"\bcheck_(\w+)", "\n".join(sources)))  # imported or called
+    scope, errors, checks = {"__name__": "__main__", "display": print, "get_ipython": Shell}, {}, dict(CHECKS)
+    late = threading.Timer(seconds, _thread.interrupt_main)
+    late.start()
+    try:
+        for i, source in enumerate(sources):
+            try: exec(compile(plain(source), f"code cell {i + 1}", "exec"), scope)
+            except Wrong: pass
+            except (Exception, SystemExit) as e: errors[i] = f": code cell {i + 1} raises {type(e).__name__}: {e}"
+    except KeyboardInterrupt: errors[i] = f": code cell {i + 1} was not over after {seconds:g} seconds"
+    finally: late.cancel()
+    def why(name):  # of the cell that should define it, else of the first one that failed
+        own = [e for i, e in errors.items() if f"def {name}(" in sources[i]]
+        return (own or list(errors.values()) or [""])[0]
+    return {name: verdict(checks[name], scope[name]) if name in scope else f"{name} is not defined{why(name)}"
             for name in asked if name in checks}
 
 # %% ../nbs/50_checks.ipynb #06a29556
@@ -656,10 +716,11 @@ def grade(
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         code = ("import json, sys; from pathlib import Path; from mtt_nb.checks import run_notebook; "
-                "Path(sys.argv[2]).write_text(json.dumps(run_notebook(sys.argv[1])))")
+                "Path(sys.argv[2]).write_text(json.dumps(run_notebook(sys.argv[1], float(sys.argv[3]))))")
         env = dict(os.environ, MPLBACKEND="agg", PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-        command = [sys.executable, "-c", code, str(path), str(result)]
-        try: done = subprocess.run(command, cwd=folder, env=env, timeout=seconds, capture_output=True, text=True)
+        command = [sys.executable, "-c", code, str(path), str(result), str(seconds)]
+        how = dict(timeout=seconds + 60, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # 60: for the checks
+        try: done = subprocess.run(command, cwd=folder, env=env, **how)
         except subprocess.TimeoutExpired: return {"": f"it did not end within {seconds:g} seconds"}
         last = (done.stderr.strip().splitlines() or ["it ended early"])[-1]
         if not result.exists(): return {"": f"it could not be run: {last}"}

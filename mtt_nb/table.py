@@ -247,7 +247,7 @@ def plot_table(rows: list[Row]) -> Picture:
     for ax in axes[len(drawn):]: ax.set_axis_off()
     for ax in axes[len(drawn) - columns:len(drawn)]: ax.tick_params(labelbottom=True)  # those with none below
     left, right = map(math.log10, axes[0].get_xlim())
-    if math.floor(right) <= math.ceil(left): axes[0].set_xlim(10 ** math.floor(left), 10 ** math.ceil(right))  # two ticks at least
+    if math.floor(right) <= math.ceil(left): axes[0].set_xlim(10 ** math.floor(left), 10 ** math.ceil(right))  # two ticks
     fig.supxlabel("seconds of steps (experts included; a selection: of choosing)", fontsize=8)
     fig.supylabel("accuracy", fontsize=8)
     named = {name: line for ax in fig.axes for line, name in zip(*ax.get_legend_handles_labels())}
