@@ -218,8 +218,11 @@ class DSA(Strategy):
 
 # %% ../nbs/02_augment.ipynb #986c0ef2
 def require_dsa(augment: DSA | None) -> None:
-    "ValueError for an augmentation that is only named, or is none"
+    "ValueError for an augmentation that is only named, or is none, or could not be rebuilt from its name in a file"
     if not isinstance(augment, DSA | None): raise ValueError(f"augment {augment!r}: give DSA('crop_flip'), say, or None")
+    if type(augment) not in (DSA, type(None)):
+        raise ValueError(f"augment {augment!r}: files name operations alone, from which a class of your own would not come back; "
+                         "give a DSA, or augment in a loop of your own")
 
 # %% ../nbs/02_augment.ipynb #2ab50642
 def alike(batches: Iterable[Tensor], values: int, device: torch.device) -> Iterator[Tensor]:

@@ -51,9 +51,9 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
            'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline',
            'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce', 'with_network',
-           'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'refuse_early', 'distill', 'demo', 'fill', 'table',
-           'reproduce', 'preset_epochs', 'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay',
-           'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
+           'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'as_experts', 'refuse_early',
+           'distill', 'demo', 'fill', 'table', 'reproduce', 'training', 'write_accuracies', 'evaluate', 'show',
+           'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -168,6 +168,9 @@ def main(
     except Stopped as e:
         say(f"\n{e}: run the same command again to go on")
         sys.exit(0 if isinstance(e, TimeUp) else 130)
+    except SystemExit as e:
+        if e.code == 130: say("\nstopped; what was finished is on disk")  # Ctrl-C, of which typer makes an exit
+        raise
     except Lost as e:
         say(f"mtt-nb: {e}: the run ends here; the same command goes on from its last checkpoint")
         sys.exit(1)
@@ -288,8 +291,19 @@ def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network:
     if experts and of_network: raise ValueError("experts have a network: leave out --model, --width and --depth")
     if experts and of_data: raise ValueError("experts were recorded on prepared data: leave out --limit, --zca and --size")
 
+def choose_data(data: str | None, preset: str | None, buffer: ExpertBuffer | None) -> str:
+    "The data set: that of the experts, or the one asked for, or that of the preset; ValueError for experts of another"
+    there = buffer and buffer.meta["data"]
+    if data and there and data != there: raise ValueError(f"the experts in {buffer.path} are of {there}, not of {data}")
+    return there or data or data_of(preset)
+
+def as_experts(config, buffer: ExpertBuffer):
+    "The settings with the augmentation that the experts saw: the paper has one for both"
+    mode = buffer.meta["augment_options"].get("mode", config.augment_mode)
+    return replace(config, augment=buffer.meta["augment"], augment_mode=mode)
+
 # %% ../nbs/42_cli.ipynb #61d9ba63
-def refuse_early(config, data: ImageData, out: Path) -> None:
+def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
     "ValueError, before the experts and not after, for what a run would refuse"
     choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
     require_batch(config, config.ipc * data.n_classes)
@@ -297,7 +311,7 @@ def refuse_early(config, data: ImageData, out: Path) -> None:
     if not checkpoint.exists(): return
     with suppress(Damaged):  # then the one before it may do
         there = json.loads(load_tensors(checkpoint, "checkpoint")[1]["texts"]["identity"])
-        here = dict(asdict(config), iterations=None)
+        here = dict(asdict(config), iterations=None) | given(**{"experts.n": n})
         try: require_same_run(json.dumps({k: there.get(k) for k in here}), json.dumps(here))
         except ValueError as e: raise ValueError(f"{checkpoint}: {e}") from None
 
@@ -318,21 +332,23 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
-    data, way, until, where = data or data_of(preset), find_method(method), deadline(stop_after), pick_device(device)
+    way, until, where = find_method(method), deadline(stop_after), pick_device(device)
     of_network, of_data = given(model=model, width=width, depth=depth), given(limit=limit, zca=zca, size=size)
     refuse_at_odds(method, experts, n, of_network, of_data, given(eval_every=eval_every, test_too=test_too or None))
+    buffer = ExpertBuffer(experts, n) if experts else None
+    data = choose_data(data, preset, buffer)
     base = with_network(find_preset(preset or f"{data}-ipc{ipc or 1}", way.presets), model, width, depth)
     config = adapted(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         batch_real=batch_real, pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
         compile=compile)
-    buffer = ExpertBuffer(experts, n) if experts else None
+    if buffer: config = as_experts(config, buffer)
     options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size)
     images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
     announce(where, images)
     out = out or Path("runs") / f"{data}-ipc{config.ipc}-{method}-seed{seed}"
-    refuse_early(config, images, out)
+    refuse_early(config, images, out, (n or base.experts["n"]) if way.needs_experts and not buffer else None)
     fast = bool(compile) or images.device.type == "cuda" and getattr(config, "compile", False)  # there it takes seconds
     protocol = replace(Protocol(**base.evaluation), **given(eval_every=eval_every, nets=nets, epochs=eval_epochs),
                        test_too=test_too, compile=fast, seed=seed)
@@ -411,11 +427,13 @@ def reproduce(
             full_data=full_data, out=out, stop_after=left)
 
 # %% ../nbs/42_cli.ipynb #5683f1c6
-def preset_epochs(synthetic: SyntheticSet) -> int:
-    "For how many epochs the preset of a set's method, data and size trains on it; 1,000 without one"
+def training(synthetic: SyntheticSet) -> dict:
+    "Epochs and batch size to train on a set with: those that chose it, else its method's preset's, else the paper's"
     method, data, ipc = map(synthetic.meta.get, ("method", "data", "ipc"))
     presets = (SELECTIONS | METHODS)[method].presets if method in SELECTIONS | METHODS else {}
-    return presets[data, ipc].evaluation.get("epochs", Protocol.epochs) if (data, ipc) in presets else Protocol.epochs
+    its_own = presets[data, ipc].evaluation if (data, ipc) in presets else {}
+    protocol = Protocol(**its_own | synthetic.meta.get("training", {}))
+    return dict(epochs=protocol.epochs, batch_size=protocol.batch_size)
 
 # %% ../nbs/42_cli.ipynb #5104e277
 def write_accuracies(results: dict, networks: dict, out: Path) -> None:
@@ -437,25 +455,26 @@ def evaluate(
     model: Annotated[list[str] | None, typer.Option(help="Network to train, repeatable; by default that of the set.")] = None,
     split: Annotated[str, typer.Option(help="val, or test when all choices are made; or train.")] = "test",
     learned_steps: Annotated[bool, typer.Option("--learned-steps", help="Take the steps that DD learned, and no other.")] = False,
-    nets: Nets = 5, epochs: EvalEpochs = None, compile: Compile = None, root: Root = None, seed: Seed = 0,
+    nets: Nets = 5, epochs: EvalEpochs = None, batch_size: BatchSize = None, compile: Compile = None,
+    root: Root = None, seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
-    "Train fresh networks on a distilled set and try them on real images; by default for the epochs of its method's preset."
-    if learned_steps and (epochs is not None or compile):
-        raise ValueError("the learned steps are all: leave out --epochs and --compile")
+    "Train fresh networks on a distilled set and try them on real images; by default as its run did."
+    if learned_steps and (given(epochs=epochs, batch_size=batch_size) or compile):
+        raise ValueError("the learned steps are all: leave out --epochs, --batch-size and --compile")
     if out is not None: check_writable(out)
     synthetic, where = SyntheticSet.load(file), pick_device(device)
-    epochs = preset_epochs(synthetic) if epochs is None else epochs
+    steps = training(synthetic) | given(epochs=epochs, batch_size=batch_size)
     data = load(synthetic.meta["data"], root, **synthetic.meta["data_options"], device=where)
     announce(where, data)
     networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
-    training = "learned steps" if learned_steps else f"{epochs} epochs"
+    how_long = "learned steps" if learned_steps else "{epochs} epochs, batches of {batch_size}".format(**steps)
     def told(name, r):
         print(f"{name:>10} ({networks[name].n_params:,} parameters): {split} accuracy {r.text} "
-              f"({nets} networks, {training})")
+              f"({nets} networks, {how_long})")
     options = dict(nets=nets, seed=seed, split=split, progress=told)
-    how = dict(how=evaluate_steps) if learned_steps else dict(epochs=epochs, compile=bool(compile))
+    how = dict(how=evaluate_steps) if learned_steps else dict(steps, compile=bool(compile))
     results = cross_architecture(synthetic, data, networks, **options, **how)
     if out is None: return
     write_accuracies(results, networks, out)
@@ -477,6 +496,7 @@ def show(
     for key, value in synthetic.meta.get("config", {}).items(): print(f"{key:>24}: {value}")
     if out and out.is_dir(): raise ValueError(f"{out} is a folder: give a file for the picture, as {out / 'images.png'}")
     if not (out and out.suffix): out = (out or file).with_suffix(".png")
+    for made in filter(None, (out, animation)): check_writable(made.parent)
     plot_images(synthetic).savefig(out, dpi=120)
     print(f"picture: {out}")
     if animation is None: return
@@ -490,7 +510,9 @@ def export(
     to: Annotated[Path, typer.Option(help="FILE.npz for all arrays as they are, or a new folder for PNG files and labels.csv.")],
 ):
     "Copy a distilled set for programs that do not read it."
-    export_set(SyntheticSet.load(file), to)
+    synthetic = SyntheticSet.load(file)
+    check_writable(to.parent)
+    export_set(synthetic, to)
     print(f"written: {to}")
 
 # %% ../nbs/42_cli.ipynb #ebdfa8ba

@@ -103,6 +103,12 @@ class _Students(Distiller):
             yield matching_loss(end, draw.segment.start, draw.segment.target), path.flatten(1, -2)[:, 0] if end.ndim > 1 else path
 
     @property
+    def about(self) -> dict:
+        "How the experts were trained"
+        told = ("epochs", "lr", "batch_size", "augment", "augment_options", "seed")
+        return dict(experts=dict(n=len(self.buffer), **{k: self.buffer.meta.get(k) for k in told}))
+
+    @property
     def made_from(self) -> dict:
         "The experts, which know their data and network"
         return {f"experts.{k}": v for k, v in self.buffer.meta.items()} | {"experts.n": len(self.buffer)}

@@ -76,11 +76,15 @@ class Diverged(ValueError):
 # %% ../nbs/06_distiller.ipynb #ed57af95
 class _Run:
     "What a run is: its settings, what it was made from, and what it has made so far"
-    method = ""  # its name in files
+    method = ""  # its name in files; by default that of the class
     loss_name = "loss"  # what its loss is, for the axis of a curve
     learns = {"images": "lr_img"}  # what a step moves, and the setting that is the size of its steps
     carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next, of each stream its own
     knobs: tuple[str, ...] = ("lr_img",)  # settings that may change during a run
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        if "method" not in vars(cls): cls.method = cls.__name__
 
     def check(self, config: Config) -> None: "ValueError where the settings do not go with the data"
     def change(self, **settings) -> None:
@@ -95,9 +99,14 @@ class _Run:
     def synthetic(self) -> SyntheticSet:
         "The images, labels and learning rate as they are now"
         c = self.config
-        run = dict(method=self.method, step=self.steps, config=asdict(c), ipc=c.ipc, seed=c.seed)
+        run = dict(method=self.method, step=self.steps, config=asdict(c), ipc=c.ipc, seed=c.seed, **self.about)
         meta = describe(self.data, self.model.spec, self.augment, **run)
         return SyntheticSet(self.images.clone(), self.labels.clone(), self.lr.item(), meta, self.data.transform)
+
+    @property
+    def about(self) -> dict:
+        "What else a set should say of how it was made"
+        return {}
 
     @property
     def made_from(self) -> dict:
@@ -152,7 +161,7 @@ def require_same_run(
 ) -> None:
     "ValueError that names what differs"
     differ = differences(json.loads(there), json.loads(here))
-    if differ: raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew")
+    if differ: raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew in another folder")
 
 # %% ../nbs/06_distiller.ipynb #f62c9eaa
 class _Own(_Streams):
@@ -230,7 +239,7 @@ def downhill(
 
 # %% ../nbs/06_distiller.ipynb #29028341
 def loss_and_gradients(distiller, learned: dict[str, Tensor]) -> list[Tensor]:
-    "A method's loss, and its gradient by all that it learns; ValueError where the loss is not what it must be"
+    "A method's loss, and its gradient by all that it learns, each handed in by its name; ValueError for what is no loss"
     loss, name = distiller.loss(**learned), f"{type(distiller).__name__}.loss"
     if not (isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad):
         raise ValueError(f"{name} gave {loss!r}: it must give a scalar tensor, made from its arguments {', '.join(learned)}")
@@ -326,7 +335,7 @@ class JsonLines:
     @staticmethod
     def read(path: Path | str) -> list[dict]:
         "The lines of a log as dictionaries; a last line cut short by a crash is left out"
-        lines, read = Path(path).read_text().split("\n") if Path(path).exists() else [], []
+        lines, read = Path(path).read_text(errors="replace").split("\n") if Path(path).exists() else [], []
         for i, line in enumerate(lines[:-1], 1):
             try: read.append(json.loads(line))
             except ValueError: raise ValueError(f"{path}: line {i} is damaged; take it out, or move the file away") from None

@@ -160,7 +160,7 @@ def cross_architecture(
     **options,  # of `how`
 ) -> dict[str, Evaluation]:
     "What the set teaches to each of several networks, with the set's own learning rate, as in the published table"
-    results = {}
+    results, models = {}, [models] if isinstance(models, str) else models
     for name, model in (models if isinstance(models, dict) else networks_by_name(models, synthetic, data)).items():
         results[name] = how(synthetic, data, model=model, **options)
         progress(name, results[name])

@@ -169,6 +169,9 @@ def _refuse(module: nn.Module) -> None:
             raise ValueError(f"{layer} draws random numbers in each call, so that a step could not be repeated for its gradient. "
                              "Set p=0")
         own = list(m.parameters(recurse=False))
+        if not all(p.requires_grad for p in own):
+            raise ValueError(f"{layer} has frozen parameters, but a path holds all of them, and all are trained: register what "
+                             "is to stay as a buffer")
         if any(map(nn.parameter.is_lazy, own)):
             raise ValueError(f"{layer} has parameters without a shape as yet: pass one batch through the network first")
         if own and not hasattr(m, "reset_parameters"):

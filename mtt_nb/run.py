@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import torch
@@ -144,11 +144,16 @@ def keep_checkpoint(distiller, checkpoint: Path) -> None:
 
 # %% ../nbs/39_run.ipynb #9e39e4d0
 def require_files(out: Path, steps: int) -> None:
-    "ValueError where a run folder has lost a file without which its run cannot go on"
+    "ValueError where a run folder has lost what its run cannot go on without"
     log, best = out / "log.jsonl", out / "distilled.safetensors"
-    needed = {log: steps > 0, best: best_validation(JsonLines.read(log)) is not None}
-    for file, is_needed in needed.items():
+    lines = JsonLines.read(log)
+    validated = best_validation([line for line in lines if line["step"] <= steps]) is not None
+    for file, is_needed in {log: steps > 0, best: validated}.items():
         if is_needed and not file.exists(): raise ValueError(f"{file} is gone: put it back, or begin anew in another folder")
+    lost = set(range(1, steps + 1)) - {line["step"] for line in lines if "loss" in line}
+    if lost:  # also validations, so that a worse set would take the place of the best
+        raise ValueError(f"{log} has lost meta-steps, {min(lost)} to {max(lost)}: put it back, or begin anew in another folder")
+    if validated: SyntheticSet.load(best)  # an error now, not after the last step
 
 # %% ../nbs/39_run.ipynb #856dcf67
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
@@ -172,7 +177,10 @@ def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Record
     best, step = best_validation(log.read(log.path)), distiller.steps
     log.write(step=step, **seen)
     recorder.measured(step, seen["val_accuracy"])
-    if best is None or seen["val_accuracy"] >= best["val_accuracy"]: distiller.synthetic.save(out / "distilled.safetensors")
+    if best is not None and seen["val_accuracy"] < best["val_accuracy"]: return
+    training = {k: seen["protocol"][k] for k in ("epochs", "batch_size")}
+    synthetic = distiller.synthetic
+    replace(synthetic, meta=synthetic.meta | dict(training=training)).save(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
@@ -245,8 +253,12 @@ def write_whole(file: Path, text: str) -> None:
     "Write a file to a temporary name, then rename it: a kill leaves the old one or the new one"
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(file)
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(file)
+    except OSError as e:
+        with suppress(OSError): new.unlink()
+        raise OSError(f"could not write {file} ({e.strerror or e}), which stays as it was: free space, and go on") from e
 
 # %% ../nbs/39_run.ipynb #ce34bf6f
 def told_apart(synthetic: SyntheticSet) -> dict:
@@ -378,6 +390,7 @@ def write_report(
     for name, figure in pictures.items(): figure.savefig(out / f"{name}.png", dpi=120)
     settings = {"data": f"{data!r}, fingerprint {data.fingerprint}", "network": json.dumps(meta["network"]),
                 "augmentation": f"{meta['augment']}, {json.dumps(meta['augment_options'])}", **meta.get("config", {}),
+                **({"experts": json.dumps(meta["experts"])} if "experts" in meta else {}),
                 "learning rate to train with": f"{synthetic.lr:.5g}"}
     text = REPORT.format(
         n=len(synthetic), data=meta["data"], method=meta["method"],

@@ -34,6 +34,9 @@ def _check_set(images: Tensor, labels: Tensor, lr: float, meta: dict) -> None:
         raise ValueError(f"labels of shape {tuple(labels.shape)} for {n} images: must be {shapes}")
     if (labels.ndim == 1) == labels.is_floating_point():
         raise ValueError(f"labels {tuple(labels.shape)} of {labels.dtype}: must be whole numbers [n], or floats [n,{n_classes}]")
+    for name, t in dict(images=images, labels=labels).items():
+        if isinstance(t, Tensor) and not all(math.isfinite(v) for v in t.aminmax()):
+            raise ValueError(f"{name} with values that are not finite: look for a division by zero, or too large a step")
     if labels.dtype not in (torch.int64, torch.float32): raise ValueError(f"labels of {labels.dtype}: must be int64 or float32")
     if labels.ndim == 1 and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}: must lie in 0..{n_classes - 1}")
