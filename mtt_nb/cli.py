@@ -51,9 +51,9 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
            'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline',
            'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce', 'with_network',
-           'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'as_experts', 'refuse_early',
-           'distill', 'demo', 'fill', 'table', 'reproduce', 'training', 'write_accuracies', 'evaluate', 'show',
-           'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
+           'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by', 'refuse_early', 'distill',
+           'demo', 'fill', 'table', 'reproduce', 'training', 'write_accuracies', 'evaluate', 'show', 'export',
+           'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -297,10 +297,9 @@ def choose_data(data: str | None, preset: str | None, buffer: ExpertBuffer | Non
     if data and there and data != there: raise ValueError(f"the experts in {buffer.path} are of {there}, not of {data}")
     return there or data or data_of(preset)
 
-def as_experts(config, buffer: ExpertBuffer):
-    "The settings with the augmentation that the experts saw: the paper has one for both"
-    mode = buffer.meta["augment_options"].get("mode", config.augment_mode)
-    return replace(config, augment=buffer.meta["augment"], augment_mode=mode)
+def seen_by(buffer: ExpertBuffer | None) -> dict:
+    "The augmentation that the experts saw, for the students too, as in the paper"
+    return dict(augment=buffer.meta["augment"], augment_mode=buffer.meta["augment_options"].get("mode")) if buffer else {}
 
 # %% ../nbs/42_cli.ipynb #61d9ba63
 def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
@@ -342,8 +341,7 @@ def distill(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         batch_real=batch_real, pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
-        compile=compile)
-    if buffer: config = as_experts(config, buffer)
+        compile=compile, **seen_by(buffer))
     options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size)
     images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
     announce(where, images)
@@ -354,8 +352,7 @@ def distill(
                        test_too=test_too, compile=fast, seed=seed)
     if way.needs_experts and not buffer:
         buffer = own_experts(base, config, images, out, until, n=n, compile=compile, allow_tf32=tf32)
-    learner = buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes)
-    make = partial(way.make, config, images, learner)
+    make = partial(way.make, config, images, buffer or build(**base.network, shape=images.shape, n_classes=images.n_classes))
     synthetic = select(make, out) if method in SELECTIONS else learn(make(), images, out, protocol, until)
     conclude(synthetic, images, out, protocol, config.lr_teacher, buffer and len(buffer), full_data, until)
 

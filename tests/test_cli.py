@@ -128,7 +128,7 @@ def test_the_version_is_said():
 def test_a_terminal_without_plus_minus_gets_all_else(folder):
     args = "evaluate", folder / "run/distilled.safetensors", "--nets", 2, "--epochs", 1
     done = run_alone(*args, cwd=folder, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0 and "(2 networks, 1 epochs)" in done.stdout
+    assert done.returncode == 0 and "(2 networks, 1 epochs, batches of 64)" in done.stdout
 
 
 def test_the_report_says_what_was_done(folder):
