@@ -168,10 +168,10 @@ class Scribe:
         self.buffer = getattr(distiller, "buffer", None)
         self.planes, self.plane_bytes = {} if planes is None else planes, plane_bytes
     def plane(self, expert: int) -> Plane | None:
-        "The plane of this expert's whole path; none for those that turn up when `plane_bytes` are full"
+        "The plane of this expert's whole path; none for two points, or for those that turn up when `plane_bytes` are full"
         if self.buffer is None: return None
         size = 4 * 3 * self.buffer.meta["n_params"]  # a centre and two axes of float32
-        if expert not in self.planes and size * (len(self.planes) + 1) <= self.plane_bytes:
+        if expert not in self.planes and self.buffer.epochs > 1 and size * (len(self.planes) + 1) <= self.plane_bytes:
             self.planes[expert] = _chart(expert, self.buffer.trajectory(expert).to(self.device))
         return self.planes.get(expert, (None,))[0]
     def drawn(self) -> list[dict]:
