@@ -27,7 +27,7 @@ from .speed import fast, repeatable
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
            'Damaged', 'understood', 'read_meta', 'load_tensors', 'differences', 'Segment', 'ExpertBuffer',
-           'require_network', 'check_writable', 'record_experts']
+           'require_network', 'check_writable', 'record_experts', 'store_experts']
 
 # %% ../nbs/04_experts.ipynb #7c72e989
 def epoch_batches(
@@ -433,3 +433,38 @@ def record_experts(
         for i, theta, reports in trained:
             if i in missing: _store(path, i, theta.to(getattr(torch, dtype)), reports, settings)
     return _recorded(path, n, settings)
+
+# %% ../nbs/04_experts.ipynb #58234f04
+def store_experts(
+    paths: Iterable[Tensor],  # of each expert its start and its point after every epoch [epochs + 1, P], as a FlatModel has them
+    data: ImageData,
+    model,  # FlatModel or nn.Module
+    path: Path | str,  # a folder without experts
+    *,
+    lr: float,  # how they were trained, for the reports
+    batch_size: int,
+    augment: DSA | None = None,
+) -> ExpertBuffer:
+    "Keep experts of another program, all or none; ValueError for those of other data, another network or another order"
+    path, model, files = Path(path), FlatModel(model).to(data.device), []
+    require_dsa(augment)
+    require_network(model, data)
+    if _headers(path): raise ValueError(f"{path} already holds experts: choose another folder")
+    check_writable(path)
+    try:
+        for i, theta in enumerate(paths):
+            if theta.ndim != 2 or theta.shape[1] != model.n_params or len(theta) < 2 or not theta.isfinite().all():
+                raise ValueError(f"expert {i} {tuple(theta.shape)}: must be finite numbers [epochs + 1, {model.n_params}]")
+            right, epochs = accuracy(model, theta[-1].to(data.device), *data.part("val")), len(theta) - 1
+            if right < 1.5 / data.n_classes:
+                raise ValueError(f"expert {i} is right on {right:.1%} of {data.name} at its end: of other data, another "
+                                 "network, or its numbers are in another order")
+            settings = _settings(data, model, augment=augment, lr=lr, batch_size=batch_size, epochs=epochs, seed=None,
+                                 dtype="float32", tf32=None)
+            files.append(_file(path, i))
+            reports = [Epoch(i, t, None, right if t == epochs else None) for t in range(1, epochs + 1)]
+            _store(path, i, theta.float(), reports, settings)
+        return ExpertBuffer(path)
+    except BaseException:
+        for file in files: file.unlink(missing_ok=True)
+        raise
