@@ -569,7 +569,7 @@ def lab(
     asked = preset, str(folder), seed, where, root and str(root.resolve())
     call = f"lab_session{asked!r}"
     lab_session(*asked)  # an error now, not in the page
-    note = "The run belongs to this page: to reload the page, or to close it, ends the run."
+    note = "The run belongs to this page: reloading or closing the page ends it."
     serve_lab(port, browser, f"Distilling {images.name}, live", call, note)
 
 # %% ../nbs/42_cli.ipynb #2263daff

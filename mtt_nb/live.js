@@ -80,7 +80,11 @@ function storeOf(model) {
   if (!stores.has(model)) {
     const store = { runs: [], views: new Set(), gone: false };
     stores.set(model, store);
-    model.on("comm_live_update", () => { store.gone = true; for (const view of store.views) view.redraw(); });
+    model.on("comm_live_update", () => {
+      store.gone = true;
+      for (const run of store.runs) Object.assign(run.status, { running: false, word: "no kernel" });
+      for (const view of store.views) view.redraw();
+    });
     model.on("msg:custom", (content, buffers) => {
       const message = unpack(content, buffers);
       store.gone = false;
@@ -181,8 +185,8 @@ class View {
     this.sweepButton.onclick = () => this.sweep();
     this.freeButton.onclick = () => this.send({ kind: "segment", run: 0, expert: null });
     this.closeButton.onclick = () => this.show(null);
-    this.keepButton.onclick = () => { if (this.open) { this.send({ kind: "keep", run: this.open.run }); for (const s of this.paintedOf(this.open.run)) s.kept = true; this.redraw(); } };
-    this.undoButton.onclick = () => { if (this.open) { for (const s of this.paintedOf(this.open.run)) this.painted.delete(s.key); this.send({ kind: "undo", run: this.open.run }); this.redraw(); } };
+    this.keepButton.onclick = () => this.settle("keep", s => { s.kept = true; });
+    this.undoButton.onclick = () => this.settle("undo", s => this.painted.delete(s.key));
     c.onpointermove = e => this.pointer(e);
     c.onpointerdown = e => { c.focus({ preventScroll: true }); this.press(e); };
     c.onpointerup = c.onpointercancel = e => this.release(e);
@@ -393,6 +397,13 @@ class View {
     this.redraw();
   }
 
+  settle(kind, act) {  // what was painted is kept or undone
+    this.panel.focus({ preventScroll: true });  // a button that goes grey loses the focus
+    this.paintedOf(this.open.run).forEach(act);
+    this.send({ kind, run: this.open.run });
+    this.redraw();
+  }
+
   ink(c) { return c === 1 ? [+this.brush.value] : [1, 3, 5].map(i => parseInt(this.colour.value.slice(i, i + 2), 16)); }
 
   sendPaint() {  // one question at a time: strokes made meanwhile go with the next one
@@ -569,9 +580,10 @@ class View {
     this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space, plane of expert ${expert ?? "–"}`, r.x, r.y + 13, { bold: true, size: 13 });
     if (!plane) return;
     const wanted = newest?.step ?? Infinity, mine = run.frames.filter(f => f.step <= wanted && f.expert === expert && f.path), frame = last(mine);
-    const [x0, y0, x1, y1] = run.boxes.get(expert), pad = 0.07, in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
-    const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * pad));
-    const to = (x, y) => [in_.x + (x - x0 + (x1 - x0) * pad) * sx, in_.y + in_.h - (y - y0 + (y1 - y0) * pad) * sy];
+    const [x0, y0, x1, y1] = run.boxes.get(expert), in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
+    const pad = 0.07, high = Math.max(pad, 20 / in_.h);  // room for a number above the highest epoch
+    const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * high));
+    const to = (x, y) => [in_.x + (x - x0 + (x1 - x0) * pad) * sx, in_.y + in_.h - (y - y0 + (y1 - y0) * high) * sy];
     const walk = path => Array.from({ length: path.length / 2 }, (_, i) => to(path[2 * i], path[2 * i + 1]));
     g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
     g.save(); g.beginPath(); g.rect(in_.x - 6, in_.y - 6, in_.w + 12, in_.h + 12); g.clip();
@@ -795,7 +807,6 @@ class View {
     if (!run) { this.status.textContent = "waiting for the kernel"; return; }
     const frame = this.frame(run), s = run.status, latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
     const parts = [`meta-step ${s.step ?? latest}${s.total ? ` of ${s.total}` : ""}`], gone = this.store.gone ? "the kernel has gone: run the cell again" : "";
-    if (gone) s.running = false;
     if (s.running) parts.push(`${(s.rate ?? 0).toFixed(1)} steps/s`);
     if (s.running && s.left != null) parts.push(`${s.left < 90 ? Math.round(s.left) + " s" : Math.round(s.left / 60) + " min"} left`);
     else if (!s.running && s.word) parts.push(s.word);
@@ -831,11 +842,24 @@ class View {
     this.kText.textContent = k == null ? `${n} student steps` : `step ${k} of ${n}${share == null ? "" : `: ${(100 * share).toFixed(0)} % of the gradient`}`;
     this.sweepButton.hidden = !run.info.can.includes("sweep"); this.freeButton.hidden = !s.pinned;
     this.drawChips(run);
+    this.nameSliders();
     if (shown !== +d.shown) this.drawn += 1;
     Object.assign(d, { shown, latest, frames: run.frames.length, points: run.points.length, live: +(this.cursor == null && this.peek == null), k: k ?? "", expert: this.plane ?? "",
                        image: this.open?.image ?? "", drawn: this.drawn, running: +!!s.running, loss: frame?.loss ?? "", poke: run.poke?.step === shown ? run.poke.loss ?? "" : "", pinned: +!!s.pinned,
                        error: gone || error || "", inside: run.inside?.step ?? "", share: share ?? "", runs: runs.length, width: this.canvas.width });
     d.marks = JSON.stringify(this.regions.find(q => q.marks)?.marks ?? null);
+  }
+
+  nameSliders() {  // those of the page beside the picture: their handles have no names of their own
+    const box = this.root.closest(".widget-vbox");
+    if (!box) return;
+    box.onkeyup = () => this.redraw();
+    for (const slider of box.querySelectorAll(".widget-hslider")) {
+      const [label, handle, value] = [".widget-label", ".noUi-handle", ".widget-readout"].map(s => slider.querySelector(s));
+      slider.title = label.title;
+      handle.setAttribute("aria-label", label.title || label.textContent);
+      handle.setAttribute("aria-valuetext", value.textContent);
+    }
   }
 
   drawChips(run) {

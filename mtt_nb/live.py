@@ -302,7 +302,7 @@ class Controls:
             self.buttons[name] = _button(name, icon, tip, partial(self._do, getattr(self, f"_{name.lower()}")))
         wrap, wide = W.Layout(flex_flow="row wrap", align_items="center"), W.Layout(width="280px")
         speed = W.SelectionSlider(options=SPEEDS, value=math.inf, description="speed", layout=wide)
-        speed.style.description_width = "44px"
+        speed.style.description_width, speed.tooltip = "44px", "meta-steps a second, at most"
         speed.observe(lambda change: [setattr(r.driver, "speed", change["new"]) for r in self.driven], "value")
         self.sliders = _sliders(self.driven[0]) if len(self.runs) == 1 else {}
         _connect(self.sliders, _epochs(self.driven[0]), self._change)
