@@ -8,7 +8,6 @@ import csv
 import json
 import math
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -525,6 +524,7 @@ LEAVING = {"disable_check_xsrf": True}  # or a page that is closed may not end i
 
 def serve_lab(port: int, browser: bool, *page) -> None:
     "Serve the `lab_page` of `page`, until Ctrl-C; ValueError where the port is taken"
+    import socket
     import nbformat
     try: socket.create_server(("localhost", port)).close()
     except OSError: raise ValueError(f"port {port} is taken: try another --port") from None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager
 
 # %% auto #0
-__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Blocking', 'Threaded', 'Driver']
+__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Counting', 'Blocking', 'Threaded', 'Driver']
 
 # %% ../nbs/12_driver.ipynb #ee47300b
 class Turns:
@@ -99,9 +99,9 @@ class Stepper:
     def _tell(self):
         for f in self.on_change: f()
 
-# %% ../nbs/12_driver.ipynb #dcc3fe96
-class Blocking(Stepper):
-    "A Stepper that runs while the caller waits, or other tasks go on"
+# %% ../nbs/12_driver.ipynb #ed374585
+class Counting(Stepper):
+    "A Stepper that takes as many meta-steps as are asked for"
     def _take(self) -> bool:
         "Whether another meta-step is wanted; if not, the run has ended, and who asks for one later begins anew"
         with self._asking:
@@ -120,6 +120,10 @@ class Blocking(Stepper):
         finally:
             self.running = False
             self._tell()
+
+# %% ../nbs/12_driver.ipynb #dcc3fe96
+class Blocking(Counting):
+    "A Stepper that runs while the caller waits, or other tasks go on"
     def _raise(self):
         error, self.error = self.error, None
         if error: raise error
