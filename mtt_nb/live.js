@@ -3,7 +3,7 @@
 
 const KINDS = { uint8: Uint8Array, int8: Int8Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
 const MAX_FRAMES = 300, MAX_POINTS = 4000;
-const KEYS = "space: start, pause  ·  s: step  ·  arrows, Home, End: look back  ·  with shift: student steps  ·  [ ]: images  ·  f: leave";
+const KEYS = ["space: start, pause", "s: step", "arrows, Home, End: look back", "with shift: student steps", "[ ]: images", "f: leave"];
 
 function unpack(x, buffers) {
   if (Array.isArray(x)) return x.map(v => unpack(v, buffers));
@@ -84,6 +84,7 @@ function storeOf(model) {
       store.gone = true;
       for (const run of store.runs) Object.assign(run.status, { running: false, word: "no kernel" });
       for (const view of store.views) view.redraw();
+      try { model.send({ kind: "ready" }); } catch { }  // if it was the connection alone, there is an answer
     });
     model.on("msg:custom", (content, buffers) => {
       const message = unpack(content, buffers);
@@ -136,7 +137,8 @@ class View {
     this.canvas = element("canvas", this.stage, { tabindex: 0, role: "application", "aria-roledescription": "picture of the run", class: "mtt-canvas" });
     const row = element("div", r, { class: "mtt-row" });
     this.liveButton = element("button", row, { type: "button", class: "mtt-live", title: "Follow the newest meta-step (Escape)" });
-    this.playButton = element("button", row, { type: "button", class: "mtt-play", title: "Go through the recorded meta-steps; another press stops" }, "Play");
+    const tip = "Go through the recorded meta-steps; another press stops";
+    this.playButton = element("button", row, { type: "button", class: "mtt-play", title: tip }, "Play");
     this.scrub = element("input", row, { type: "range", class: "mtt-scrub", "aria-label": "meta-step shown", min: 0, max: 0, value: 0 });
     this.scrubText = element("output", row, { class: "mtt-out" });
     this.fullButton = element("button", row, { type: "button", class: "mtt-full", title: "All of the screen, large enough for a lecture hall (key f; Escape ends it)" }, "Full screen");
@@ -147,10 +149,10 @@ class View {
     this.sweepButton = element("button", inner, { type: "button", class: "mtt-sweep", title: "Which student step gives which image how much gradient" }, "Backward sweep");
     this.freeButton = element("button", inner, { type: "button", class: "mtt-free", title: "Draw start and expert at random again" }, "Random segments");
     this.chips = element("span", inner, { class: "mtt-chips", role: "group", "aria-label": "expert shown in the plane" });
-    const bar = this.bar = element("div", r, { class: "mtt-row mtt-bar" });  // on the full screen the page's own buttons are not seen
+    const bar = this.bar = element("div", r, { class: "mtt-row mtt-bar" });  // the page's own buttons are not on the full screen
     for (const [kind, name] of [["toggle", "Start"], ["step", "Step"], ["reset", "Reset"]])
       element("button", bar, { type: "button", class: `mtt-${kind}` }, name).onclick = () => this.send({ kind });
-    element("span", bar, { class: "mtt-lead" }, KEYS);
+    element("span", bar, { class: "mtt-lead" }, KEYS.join("  ·  "));
     this.buildPanel();
     this.listen();
   }
@@ -191,7 +193,8 @@ class View {
     c.onpointerdown = e => { c.focus({ preventScroll: true }); this.press(e); };
     c.onpointerup = c.onpointercancel = e => this.release(e);
     c.onpointerleave = () => { if (!this.drag) { this.peek = this.peekK = null; this.redraw(); } };
-    c.addEventListener("touchstart", e => { if (this.handleAt(e.touches[0])) e.preventDefault(); }, { passive: false });  // or the page scrolls
+    const held = e => { if (this.handleAt(e.touches[0])) e.preventDefault(); };  // or the page scrolls
+    c.addEventListener("touchstart", held, { passive: false });
     this.root.onkeydown = e => this.key(e);
     const paint = e => this.paint(e);
     this.big.onpointerdown = e => {
@@ -310,7 +313,8 @@ class View {
     else if (region.kind === "curve") this.drag = { kind: "curve", region };
     else if (region.kind === "strip") this.drag = { kind: "strip", region };
     else if (region.kind === "plane" && region.end(x, y) != null) { this.cursor = region.end(x, y); this.redraw(); }
-    else if (region.kind === "images" && region.image(x, y) != null) this.drag = { kind: "image", open: { run: region.run, image: region.image(x, y) } };
+    else if (region.kind === "images" && region.image(x, y) != null)
+      this.drag = { kind: "image", open: { run: region.run, image: region.image(x, y) } };
     if (this.drag) { this.canvas.setPointerCapture(e.pointerId); this.dragged(e); }
   }
 
@@ -479,7 +483,8 @@ class View {
       this.drawImages(run, i, frame, p.images);
     });
     this.drawCurves(runs, parts.curves);
-    for (const [side, v] of [["left", parts.panel?.x], ["top", parts.panel?.y], ["width", parts.panel?.w]]) this.panel.style[side] = `${v * this.scale}px`;
+    const { x: left, y: top, w: across } = parts.panel ?? {};
+    if (parts.panel) for (const [side, v] of Object.entries({ left, top, width: across })) this.panel.style[side] = `${v * this.scale}px`;
     this.words();
   }
 
@@ -510,10 +515,11 @@ class View {
   }
 
   layout(width, runs, scale) {
-    const n = Math.max(1, runs.length), gap = 16, columns = (width - gap * (n - 1)) / n < 420 ? 1 : n, w = (width - gap * (columns - 1)) / columns;
+    const n = Math.max(1, runs.length), gap = 16, share = k => (width - gap * (k - 1)) / k;
+    const columns = share(n) < 420 ? 1 : n, w = share(columns);
     const side = columns === 1 && width > 700, strip = 92, out = { runs: [] };
     const pathless = run => !run.planes.size && !run.frames.some(f => f.distance);
-    const room = document.fullscreenElement === this.root ? Infinity : innerHeight - 480;  // so that the curves and the rows are seen, too
+    const room = document.fullscreenElement === this.root ? Infinity : innerHeight - 480;  // the curves and rows are to be seen
     const planeH = clamp(Math.min(width * 0.34, room), 170, 380), high = planeH + strip + 8;
     for (let i = 0, y = 0; i < n; i++) {
       const x = i % columns * (w + gap), left = Math.round(w * 0.54), plane = { x, y, w: side ? left : w, h: planeH };
@@ -547,7 +553,8 @@ class View {
   wide(s, size, bold) { this.letters(size, bold); return this.g.measureText(s).width; }
 
   heading(r, titles, size, aside = "", look = {}) {  // the first of the titles that leaves room for what stands at the right
-    const room = r.w - (aside && this.wide(aside, 11, look.bold) + 12), title = titles.find(s => this.wide(s, size, true) <= room) ?? last(titles);
+    const room = r.w - (aside && this.wide(aside, 11, look.bold) + 12);
+    const title = titles.find(s => this.wide(s, size, true) <= room) ?? last(titles);
     this.text(title, r.x, r.y + size, { size, bold: true, max: room });
     this.text(aside, r.x + r.w, r.y + size, { size: 11, align: "right", color: this.ink_.faint, ...look });
   }
@@ -689,7 +696,8 @@ class View {
   }
 
   imagesHeading(run, frame, r, state, bars) {
-    const [n, , , c] = frame?.images.shape ?? [0], name = this.store.runs.length > 1 && !run.planes.size ? `${run.info.name}: ` : "";
+    const [n, , , c] = frame?.images.shape ?? [0], named = this.store.runs.length > 1 && !run.planes.size;
+    const name = named ? `${run.info.name}: ` : "";
     const title = `${name}${n ? `${n} ` : ""}synthetic image${n === 1 ? "" : "s"}${state}`;
     const note = bars || `pixels: ${c === 3 ? "0 to 1 in each colour" : "0 black to 1 white"}, clipped`;
     const fits = bars || this.wide(title, 13, true) + this.wide(note, 11) + 12 < r.w;
@@ -740,16 +748,19 @@ class View {
     const panel = (i, ...curve) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, styles, ...curve);
     const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
     const loss = runs[0]?.info.loss ?? "loss", every = runs[0]?.info.validates;
-    panel(0, [...(many ? [] : [`${loss}, log scale (thick: running mean)`]), `${loss}, log scale`, `${loss}, log`, "loss, log"], column(1), true, short);
+    const titles = [`${loss}, log scale (thick: running mean)`, `${loss}, log scale`, `${loss}, log`, "loss, log"];
+    panel(0, titles.slice(+many), column(1), true, short);
     panel(1, ["student learning rate", "student lr"], column(2), false, short);
-    if (withAccuracy) panel(2, ["validation accuracy", "accuracy"], runs.map(run => run.accuracy), false, v => `${(100 * v).toFixed(1)} %`, `every ${every} meta-steps`);
+    const percent = v => `${(100 * v).toFixed(1)} %`, accuracy = runs.map(run => run.accuracy);
+    if (withAccuracy) panel(2, ["validation accuracy", "accuracy"], accuracy, false, percent, `every ${every} meta-steps`);
     if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * (runs.length - 1 - i), { color: styles[i % 3][0], size: 11 }));
   }
 
   drawCurve(r, styles, titles, series, log, format, empty = "") {
     const ink = this.ink_, g = this.g, f = log ? v => Math.log10(Math.max(v, 1e-12)) : v => v;
     const all = series.flat().filter(p => Number.isFinite(p[1]));
-    const step = (this.store.runs[0] && this.frame(this.store.runs[0])?.step) ?? 0, at = series.map(s => s.findLast(p => p[0] <= step)).filter(Boolean);
+    const step = (this.store.runs[0] && this.frame(this.store.runs[0])?.step) ?? 0;
+    const at = series.map(s => s.findLast(p => p[0] <= step)).filter(Boolean);
     this.heading(r, titles, 12, at.map(p => format(p[1])).join("  ·  "), { color: ink.accent, bold: true });
     const in_ = { x: r.x + 40, y: r.y + 20, w: r.w - 46, h: r.h - 38 };
     g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
@@ -758,7 +769,7 @@ class View {
     this.regions.push({ kind: "curve", ...r, step: x => Math.round(begin + clamp((x - in_.x) / in_.w, 0, 1) * (end - begin)) });
     this.text("1", in_.x, r.y + r.h - 5, { color: ink.faint, size: 10, align: "center" });
     this.text(`${end} meta-step${end > 1 ? "s" : ""}`, in_.x + in_.w, r.y + r.h - 5, { color: ink.faint, size: 10, align: "right" });
-    if (!all.length) { this.text(empty, in_.x + in_.w / 2, in_.y + in_.h / 2 + 4, { color: ink.faint, size: 11, align: "center" }); return; }
+    if (!all.length) return this.text(empty, in_.x + in_.w / 2, in_.y + in_.h / 2 + 4, { color: ink.faint, size: 11, align: "center" });
     let low = all.reduce((m, p) => Math.min(m, f(p[1])), Infinity), high = all.reduce((m, p) => Math.max(m, f(p[1])), -Infinity);
     const margin = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);
     low -= margin; high += margin;
@@ -795,8 +806,9 @@ class View {
     });
     const name = run.info.labels?.[i];
     this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
+    const kept = `Kept${run.status.word === "finished" ? "" : ": the next meta-step starts from it"}.`;
     this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, blue: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
-      (!canPaint ? "" : !live ? "Press Live to paint." : s?.kept ? `Kept${run.status.word === "finished" ? "" : ": the next meta-step starts from it"}.` : "Paint on the left image: the student's path is computed again.");
+      (!canPaint ? "" : !live ? "Press Live to paint." : s?.kept ? kept : "Paint on the left image: the student's path is computed again.");
     for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && this.paintedOf(this.open.run).some(t => !t.kept));
     this.brush.hidden = c > 1; this.colour.hidden = c === 1; this.big.style.cursor = canPaint && live ? "crosshair" : "default";
     this.brush.parentElement.hidden = !canPaint;
@@ -806,7 +818,8 @@ class View {
     const { runs } = this.store, run = runs[0], d = this.root.dataset;
     if (!run) { this.status.textContent = "waiting for the kernel"; return; }
     const frame = this.frame(run), s = run.status, latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
-    const parts = [`meta-step ${s.step ?? latest}${s.total ? ` of ${s.total}` : ""}`], gone = this.store.gone ? "the kernel has gone: run the cell again" : "";
+    const parts = [`meta-step ${s.step ?? latest}${s.total ? ` of ${s.total}` : ""}`];
+    const gone = this.store.gone ? "the kernel has gone: run the cell again" : "";
     if (s.running) parts.push(`${(s.rate ?? 0).toFixed(1)} steps/s`);
     if (s.running && s.left != null) parts.push(`${s.left < 90 ? Math.round(s.left) + " s" : Math.round(s.left / 60) + " min"} left`);
     else if (!s.running && s.word) parts.push(s.word);
@@ -838,8 +851,10 @@ class View {
     const k = this.inner(), norms = k && run.inside?.step === shown ? run.inside.norms : null;
     Object.assign(this.kScrub, { max: n, value: k ?? n });
     this.kScrub.setAttribute("aria-valuetext", `student step ${k ?? n} of ${n}`);
-    const share = norms ? norms.subarray((k - 1) * norms.shape[1], k * norms.shape[1]).reduce((a, b) => a + b, 0) / norms.reduce((a, b) => a + b, 1e-30) : null;
-    this.kText.textContent = k == null ? `${n} student steps` : `step ${k} of ${n}${share == null ? "" : `: ${(100 * share).toFixed(0)} % of the gradient`}`;
+    const sum = list => list.reduce((a, b) => a + b, 1e-30), images = norms?.shape[1];
+    const share = norms ? sum(norms.subarray((k - 1) * images, k * images)) / sum(norms) : null;
+    const part = share == null ? "" : `: ${(100 * share).toFixed(0)} % of the gradient`;
+    this.kText.textContent = k == null ? `${n} student steps` : `step ${k} of ${n}${part}`;
     this.sweepButton.hidden = !run.info.can.includes("sweep"); this.freeButton.hidden = !s.pinned;
     this.drawChips(run);
     this.nameSliders();
