@@ -49,11 +49,11 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'StopAfter', 'PresetName', 'Nets', 'EvalEpochs', 'FullData', 'Model', 'Width', 'Depth', 'Number', 'Epochs',
            'ExpertLr', 'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps',
            'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
-           'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'pick_device', 'given', 'adapted', 'deadline',
-           'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce', 'with_network',
-           'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by', 'refuse_early', 'distill',
-           'demo', 'fill', 'table', 'reproduce', 'training', 'write_accuracies', 'evaluate', 'show', 'export',
-           'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
+           'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'LEAVING', 'pick_device', 'given', 'adapted',
+           'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce',
+           'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
+           'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'training', 'write_accuracies', 'evaluate',
+           'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -530,24 +530,29 @@ def lab_replay(runs: list[Path | str]):
     return Live.replay(*[Path(r) / "history.safetensors" for r in runs], names=[Path(r).name for r in runs])
 
 # %% ../nbs/42_cli.ipynb #158561cc
-def lab_page(title: str, call: str):
-    "A notebook of one cell that shows what `call` returns"
+def lab_page(title: str, call: str, note=""):
+    "A notebook of one cell that shows what `call` returns, with a line in words under the title"
     import nbformat
-    cells = [nbformat.v4.new_markdown_cell(f"## {title}"),
+    cells = [nbformat.v4.new_markdown_cell(f"## {title}\n\n{note}".strip()),
              nbformat.v4.new_code_cell(f"from mtt_nb.cli import lab_replay, lab_session\n{call}")]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"title": title, "kernelspec": kernel})
 
 # %% ../nbs/42_cli.ipynb #abec7e55
-def serve_lab(title: str, call: str, port: int, browser: bool) -> None:
-    "Serve a page with what `call` returns, until Ctrl-C"
+LEAVING = {"disable_check_xsrf": True}  # or a page that is closed may not end its kernel; the server hears this machine alone
+
+def serve_lab(port: int, browser: bool, *page) -> None:
+    "Serve the `lab_page` of `page`, until Ctrl-C; ValueError where the port is taken"
+    import socket
     import nbformat
+    try: socket.create_server(("localhost", port)).close()
+    except OSError: raise ValueError(f"port {port} is taken: try another --port") from None
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "lab.ipynb"
-        nbformat.write(lab_page(title, call), page)
+        file = Path(folder) / "lab.ipynb"
+        nbformat.write(lab_page(*page), file)
         print(f"the lab is at http://localhost:{port} (Ctrl-C ends it)", flush=True)
-        command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--Voila.port_retries=0", "--show_tracebacks=True",
-                   "--Voila.log_level=WARN"] + ["--no-browser"] * (not browser)
+        command = [sys.executable, "-m", "voila", str(file), f"--port={port}", "--Voila.port_retries=0", "--show_tracebacks=True",
+                   "--Voila.log_level=WARN", f"--Voila.tornado_settings={LEAVING}"] + ["--no-browser"] * (not browser)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
         with suppress(KeyboardInterrupt):
             status = subprocess.run(command).returncode
@@ -572,7 +577,8 @@ def lab(
     preset = preset or "digits-ipc1"
     if run:
         lab_replay(run)  # an error now, not in the page
-        return serve_lab("Replay", f"lab_replay({[str(r.resolve()) for r in run]})", port, browser)
+        runs = [r.resolve() for r in run]
+        return serve_lab(port, browser, f"Replay of {', '.join(r.name for r in runs)}", f"lab_replay({[*map(str, runs)]})")
     base, where = find_preset(preset), pick_device(device)
     images = load(data_of(preset), root, zca=base.zca, limit=base.limit, device=where)
     announce(where, images)
@@ -582,7 +588,8 @@ def lab(
     asked = preset, str(folder), seed, where, root and str(root.resolve())
     call = f"lab_session{asked!r}"
     lab_session(*asked)  # an error now, not in the page
-    serve_lab(f"Distilling {images.name}, live", call, port, browser)
+    note = "The run belongs to this page: reloading or closing the page ends it."
+    serve_lab(port, browser, f"Distilling {images.name}, live", call, note)
 
 # %% ../nbs/42_cli.ipynb #2263daff
 @app.command()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager
 
 # %% auto #0
-__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Blocking', 'Threaded', 'Driver']
+__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Counting', 'Blocking', 'Threaded', 'Driver']
 
 # %% ../nbs/12_driver.ipynb #ee47300b
 class Turns:
@@ -74,6 +74,7 @@ class Stepper:
         self.make = again(make) if hasattr(make, "step") and not isinstance(make, type) else make
         self.observers, self.on_change = list(observers), list(on_change)
         self.lock, self._stop, self.running = Turns(), threading.Event(), False
+        self.left, self._asking = 0, threading.Lock()  # meta-steps asked for and not yet begun
         self.speed = math.inf  # meta-steps a second, at most
         self.segment = None  # given to every step in place of a random one
         self._anew()
@@ -98,43 +99,52 @@ class Stepper:
     def _tell(self):
         for f in self.on_change: f()
 
-# %% ../nbs/12_driver.ipynb #dcc3fe96
-class Blocking(Stepper):
-    "A Stepper that runs while the caller waits, or other tasks go on"
-    def _steps(self, n):
-        "Up to n meta-steps; yields the seconds to wait. An error is kept; an observer's StopIteration ends the run"
+# %% ../nbs/12_driver.ipynb #ed374585
+class Counting(Stepper):
+    "A Stepper that takes as many meta-steps as are asked for"
+    def _take(self) -> bool:
+        "Whether another meta-step is wanted; if not, the run has ended, and who asks for one later begins anew"
+        with self._asking:
+            self.running = self.left > 0 and not self._stop.is_set()
+            self.left -= 1
+            return self.running
+    def _steps(self):
+        "The meta-steps asked for; yields the seconds to wait. An error is kept; an observer's StopIteration ends the run"
         try:
-            while n > 0 and not self._stop.is_set():
+            while self._take():
                 began = time.perf_counter()
                 if not self._advance(): break
-                n -= 1
                 yield max(0.0, 1 / self.speed - (time.perf_counter() - began))
         except StopIteration: self.done = True
         except Exception as e: self.error = e
         finally:
             self.running = False
             self._tell()
+
+# %% ../nbs/12_driver.ipynb #dcc3fe96
+class Blocking(Counting):
+    "A Stepper that runs while the caller waits, or other tasks go on"
     def _raise(self):
         error, self.error = self.error, None
         if error: raise error
-    def _begin(self):
+    def _begin(self, n):
         if self.running: raise RuntimeError("the run is going on: pause it first")
         self._raise()
         self._stop.clear()
-        self.running = True
+        self.left, self.running = n, True
         self._times.clear()
         self._tell()
-    def _work(self, n): deque((self._stop.wait(wait) for wait in self._steps(n)), 0)  # take them all
+    def _work(self): deque((self._stop.wait(wait) for wait in self._steps()), 0)  # take them all
     def run(self, n=math.inf):
         "Block until n meta-steps are done or the run is over; the last State. Ctrl-C lets the step under way finish"
-        self._begin()
-        with on_interrupt(self._stop.set): self._work(n)
+        self._begin(n)
+        with on_interrupt(self._stop.set): self._work()
         self._raise()
         return self.state
     async def run_async(self, n=math.inf):
         "As `run`, giving way to other tasks between two steps"
-        self._begin()
-        with closing(self._steps(n)) as steps:
+        self._begin(n)
+        with closing(self._steps()) as steps:
             for wait in steps: await asyncio.sleep(wait)
         self._raise()
         return self.state
@@ -147,17 +157,18 @@ class Threaded(Blocking):
         self._control, self._thread = threading.RLock(), None
         super().__init__(make, observers, on_change)
         _drivers.add(self)
-    def _begin(self):
+    def _begin(self, n):
         with self._control:
             if not self.running: self.pause(wait=True)  # a thread that has done its last step may still be telling of it
-            super()._begin()
+            super()._begin(n)
     def start(self, n=math.inf) -> None:
-        "Go on from a background thread, for n meta-steps or to the end; nothing where it already does"
+        "Go on from a background thread, for n meta-steps or to the end; where it already does, for n more"
         with self._control:
-            if self.running and not self._stop.is_set(): return
+            with self._asking:
+                if self.running and not self._stop.is_set(): self.left += n; return
             self.pause(wait=True)
-            self._begin()
-            self._thread = threading.Thread(target=self._work, args=(n,), name="mtt_nb run", daemon=True)
+            self._begin(n)
+            self._thread = threading.Thread(target=self._work, name="mtt_nb run", daemon=True)
             self._thread.start()
     def pause(self, wait=False) -> None:
         "No further step after the one under way; with `wait`, return when that is done"

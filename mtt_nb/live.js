@@ -3,6 +3,7 @@
 
 const KINDS = { uint8: Uint8Array, int8: Int8Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
 const MAX_FRAMES = 300, MAX_POINTS = 4000;
+const KEYS = ["space: start, pause", "s: step", "arrows, Home, End: look back", "with shift: student steps", "[ ]: images", "f: leave"];
 
 function unpack(x, buffers) {
   if (Array.isArray(x)) return x.map(v => unpack(v, buffers));
@@ -77,10 +78,17 @@ const stores = new WeakMap();
 
 function storeOf(model) {
   if (!stores.has(model)) {
-    const store = { runs: [], views: new Set() };
+    const store = { runs: [], views: new Set(), gone: false };
     stores.set(model, store);
+    model.on("comm_live_update", () => {
+      store.gone = true;
+      for (const run of store.runs) Object.assign(run.status, { running: false, word: "no kernel" });
+      for (const view of store.views) view.redraw();
+      try { model.send({ kind: "ready" }); } catch { }  // if it was the connection alone, there is an answer
+    });
     model.on("msg:custom", (content, buffers) => {
       const message = unpack(content, buffers);
+      store.gone = false;
       receive(store, message);
       for (const view of store.views) view.told(message);
     });
@@ -101,8 +109,8 @@ function element(tag, parent, attributes = {}, text = "") {
 
 class View {
   constructor(model, el) {
-    Object.assign(this, { model, store: storeOf(model), cursor: null, peek: null, k: null, locked: null, plane: null, switched: 0,
-                          open: null, painted: new Map(), drag: null, asked: 0, drawn: 0, regions: [], scale: 1, dirty: false, lastDraw: 0 });
+    Object.assign(this, { model, store: storeOf(model), cursor: null, peek: null, k: null, peekK: null, playing: null, locked: null, plane: null, switched: 0,
+                          open: null, painted: new Map(), brushAt: null, drag: null, asked: 0, drawn: 0, regions: [], scale: 1, dirty: false, lastDraw: 0 });
     this.root = element("div", el, { class: "mtt" });
     this.build();
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -110,6 +118,7 @@ class View {
     const watch = (target, what, f) => { target.addEventListener(what, f); this.undo.push(() => target.removeEventListener(what, f)); };
     watch(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.redraw());
     watch(document, "fullscreenchange", () => this.redraw());
+    watch(window, "resize", () => this.redraw());
     const theme = new MutationObserver(() => this.redraw());
     theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
     const size = new ResizeObserver(() => this.redraw());
@@ -121,11 +130,15 @@ class View {
 
   build() {
     const r = this.root;
-    this.status = element("div", r, { class: "mtt-status", role: "status", "aria-live": "off" });
+    this.status = element("div", r, { class: "mtt-status" });
+    this.error = element("div", r, { class: "mtt-error", role: "alert" });
+    this.said = element("div", r, { class: "mtt-said", role: "status" });
     this.stage = element("div", r, { class: "mtt-stage" });
-    this.canvas = element("canvas", this.stage, { tabindex: 0, role: "img", class: "mtt-canvas" });
+    this.canvas = element("canvas", this.stage, { tabindex: 0, role: "application", "aria-roledescription": "picture of the run", class: "mtt-canvas" });
     const row = element("div", r, { class: "mtt-row" });
-    this.liveButton = element("button", row, { type: "button", class: "mtt-live", title: "Follow the newest meta-step (Escape)" }, "Live");
+    this.liveButton = element("button", row, { type: "button", class: "mtt-live", title: "Follow the newest meta-step (Escape)" });
+    const tip = "Go through the recorded meta-steps; another press stops";
+    this.playButton = element("button", row, { type: "button", class: "mtt-play", title: tip }, "Play");
     this.scrub = element("input", row, { type: "range", class: "mtt-scrub", "aria-label": "meta-step shown", min: 0, max: 0, value: 0 });
     this.scrubText = element("output", row, { class: "mtt-out" });
     this.fullButton = element("button", row, { type: "button", class: "mtt-full", title: "All of the screen, large enough for a lecture hall (key f; Escape ends it)" }, "Full screen");
@@ -136,52 +149,69 @@ class View {
     this.sweepButton = element("button", inner, { type: "button", class: "mtt-sweep", title: "Which student step gives which image how much gradient" }, "Backward sweep");
     this.freeButton = element("button", inner, { type: "button", class: "mtt-free", title: "Draw start and expert at random again" }, "Random segments");
     this.chips = element("span", inner, { class: "mtt-chips", role: "group", "aria-label": "expert shown in the plane" });
+    const bar = this.bar = element("div", r, { class: "mtt-row mtt-bar" });  // the page's own buttons are not on the full screen
+    for (const [kind, name] of [["toggle", "Start"], ["step", "Step"], ["reset", "Reset"]])
+      element("button", bar, { type: "button", class: `mtt-${kind}` }, name).onclick = () => this.send({ kind });
+    element("span", bar, { class: "mtt-lead" }, KEYS.join("  ·  "));
     this.buildPanel();
     this.listen();
   }
 
   buildPanel() {
-    const p = this.panel = element("div", this.stage, { class: "mtt-panel", role: "dialog", "aria-label": "one image" });
+    const p = this.panel = element("div", this.stage, { class: "mtt-panel", role: "dialog", "aria-label": "one image", tabindex: -1 });
     p.hidden = true;
-    this.panelTitle = element("div", p, { class: "mtt-title" });
-    const pair = element("div", p, { class: "mtt-pair" });
-    this.big = element("canvas", pair, { class: "mtt-big", "aria-label": "the image: paint on it" });
+    const pair = element("div", p, { class: "mtt-pair" }), side = element("div", p, { class: "mtt-side" });
+    this.big = element("canvas", pair, { class: "mtt-big", role: "img", tabindex: -1, "aria-label": "the image: paint on it" });
     this.grad = element("canvas", pair, { class: "mtt-grad", role: "img", "aria-label": "gradient of the loss on its pixels" });
-    this.panelText = element("div", p, { class: "mtt-note" });
-    const tools = element("div", p, { class: "mtt-row" });
+    this.panelTitle = element("div", side, { class: "mtt-title" });
+    this.panelText = element("div", side, { class: "mtt-note" });
+    const tools = element("div", side, { class: "mtt-row" });
     element("label", tools, {}, "Brush").append(this.brush = element("input", null, { type: "range", min: 0, max: 255, value: 255, class: "mtt-brush", "aria-label": "brush, black to white" }),
                                                this.colour = element("input", null, { type: "color", value: "#ffffff", class: "mtt-colour", "aria-label": "brush colour" }));
     const button = (name, text, title) => element("button", tools, { type: "button", class: `mtt-${name}`, title }, text);
     this.keepButton = button("keep", "Keep", "Give the run the painted image: the next meta-step starts from it");
     this.undoButton = button("undo", "Undo", "Forget what was painted");
+    button("previous", "‹", "The image before (key [)").onclick = () => this.next(-1);
+    button("next", "›", "The next image (key ])").onclick = () => this.next(1);
     this.closeButton = button("close", "Close", "Escape");
   }
 
   listen() {
     const c = this.canvas;
     this.liveButton.onclick = () => this.goLive();
+    this.playButton.onclick = () => this.play();
     this.fullButton.onclick = () => this.fill();
+    this.root.addEventListener("pointerdown", e => { if (e.target !== this.playButton) this.stop(); }, true);
     this.scrub.oninput = () => { this.cursor = +this.scrub.value; this.k = null; this.redraw(); };
-    this.kScrub.oninput = () => { this.k = +this.kScrub.value; this.redraw(); };
+    this.kScrub.oninput = () => { this.calm(); this.k = +this.kScrub.value; this.redraw(); };
     this.sweepButton.onclick = () => this.sweep();
-    this.freeButton.onclick = () => this.model.send({ kind: "segment", run: 0, expert: null });
+    this.freeButton.onclick = () => this.send({ kind: "segment", run: 0, expert: null });
     this.closeButton.onclick = () => this.show(null);
-    this.keepButton.onclick = () => { if (this.open) { this.model.send({ kind: "keep", run: this.open.run }); for (const s of this.paintedOf(this.open.run)) s.kept = true; this.redraw(); } };
-    this.undoButton.onclick = () => { if (this.open) { for (const s of this.paintedOf(this.open.run)) this.painted.delete(s.key); this.model.send({ kind: "undo", run: this.open.run }); this.redraw(); } };
+    this.keepButton.onclick = () => this.settle("keep", s => { s.kept = true; });
+    this.undoButton.onclick = () => this.settle("undo", s => this.painted.delete(s.key));
     c.onpointermove = e => this.pointer(e);
     c.onpointerdown = e => { c.focus({ preventScroll: true }); this.press(e); };
     c.onpointerup = c.onpointercancel = e => this.release(e);
-    c.onpointerleave = () => { if (!this.drag) { this.peek = null; this.redraw(); } };
+    c.onpointerleave = () => { if (!this.drag) { this.peek = this.peekK = null; this.redraw(); } };
+    const held = e => { if (this.handleAt(e.touches[0])) e.preventDefault(); };  // or the page scrolls
+    c.addEventListener("touchstart", held, { passive: false });
     this.root.onkeydown = e => this.key(e);
     const paint = e => this.paint(e);
-    this.big.onpointerdown = e => { this.big.setPointerCapture(e.pointerId); this.painting = true; paint(e); };
+    this.big.onpointerdown = e => {
+      e.preventDefault();  // the focus would go to the page, and the keys with it
+      this.panel.focus({ preventScroll: true });
+      this.big.setPointerCapture(e.pointerId); this.painting = true; paint(e);
+    };
     this.big.onpointermove = e => { if (this.painting) paint(e); };
-    this.big.onpointerup = this.big.onpointercancel = () => { this.painting = false; };
+    this.big.onpointerup = this.big.onpointercancel = () => { this.painting = false; this.brushAt = null; };
   }
+
+  send(message, buffers) { if (!this.store.gone) this.model.send(message, undefined, buffers); }
 
   close() {
     this.undo.forEach(f => f());
-    clearInterval(this.timer);
+    this.calm();
+    clearInterval(this.playing);
     this.store.views.delete(this);
   }
 
@@ -195,8 +225,27 @@ class View {
     return run.frames[Math.max(0, at)];
   }
   isLatest(run) { return this.frame(run) === last(run.frames); }
-  goLive() { this.cursor = this.peek = this.k = null; this.redraw(); }
-  restart() { this.cursor = this.peek = this.k = this.plane = this.asked = null; this.painted.clear(); clearInterval(this.timer); this.show(null); }
+  inner() { return this.peekK ?? this.k; }  // the student step shown
+  goLive() { this.calm(); this.cursor = this.peek = this.k = null; this.redraw(); }
+  restart() {
+    this.calm(); this.stop();
+    this.cursor = this.peek = this.k = this.peekK = this.plane = this.asked = null;
+    this.painted.clear();
+    this.show(null);
+  }
+
+  play() {
+    if (this.playing) return this.stop();
+    if (this.cursor == null) this.move(-1e9);
+    this.playing = setInterval(() => { this.move(1); if (this.cursor == null) this.stop(); }, 1000 / 15);
+    this.redraw();
+  }
+  stop() {
+    if (!this.playing) return;
+    clearInterval(this.playing);
+    this.playing = null;
+    this.redraw();
+  }
 
   move(by) {
     const steps = [...new Set(this.store.runs.flatMap(r => r.frames.map(f => f.step)))].sort((a, b) => a - b);
@@ -210,21 +259,24 @@ class View {
 
   moveInside(by) {
     const n = this.innerSteps();
+    this.calm();
     if (n) { this.k = clamp((this.k ?? (by > 0 ? -1 : n + 1)) + by, 0, n); this.redraw(); }
   }
   innerSteps() { const f = this.store.runs[0] && this.frame(this.store.runs[0]); return f?.distance ? f.distance.length - 1 : 0; }
 
   key(e) {
+    if (e.ctrlKey || e.metaKey || e.altKey) return;
     if (e.target.tagName === "INPUT" && e.key !== "Escape") { e.stopPropagation(); return; }  // or JupyterLab takes the arrow keys
     const inside = e.shiftKey, act = {
       ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
       Home: () => this.move(-1e9), End: () => this.goLive(), Escape: () => this.open ? this.show(null) : this.goLive(),
-      " ": () => this.model.send({ kind: "toggle" }), s: () => this.model.send({ kind: "step" }),
+      " ": () => this.send({ kind: "toggle" }), s: () => this.send({ kind: "step" }),
       "[": () => this.next(-1), "]": () => this.next(1), f: () => this.fill(),
       ",": () => this.shift(-1, 0), ".": () => this.shift(1, 0), "<": () => this.shift(0, -1), ">": () => this.shift(0, 1),
     }[e.key];
     if (e.target.tagName === "BUTTON" && e.key === " ") return;
-    if (act) { act(); e.preventDefault(); e.stopPropagation(); }
+    if (act) { this.stop(); act(); e.preventDefault(); }
+    if (act || e.key.length === 1) e.stopPropagation();  // JupyterLab would insert a cell for b
   }
 
   // -------------------------------------------------------------- pointing
@@ -236,35 +288,40 @@ class View {
 
   pointer(e) {
     if (this.drag) return this.dragged(e);
-    const { x, y, region } = this.at(e), old = this.peek, oldK = this.k;
-    this.peek = null;
+    const { x, y, region } = this.at(e), old = this.peek, oldK = this.peekK;
+    this.peek = this.peekK = null;
     this.canvas.style.cursor = "default";
     if (region?.kind === "curve") { this.peek = region.step(x); this.canvas.style.cursor = "ew-resize"; }
-    else if (region?.kind === "strip") { this.k = region.k(x); this.canvas.style.cursor = "ew-resize"; }
+    else if (region?.kind === "strip") { this.peekK = region.k(x); this.canvas.style.cursor = "ew-resize"; }
     else if (region?.kind === "plane") {
       const handle = region.handle(x, y), end = handle ? null : region.end(x, y);
       if (handle) this.canvas.style.cursor = "grab";
       if (end != null) { this.peek = end; this.canvas.style.cursor = "pointer"; }
     } else if (region?.kind === "images" && region.image(x, y) != null) this.canvas.style.cursor = "zoom-in";
-    if (this.peek !== old || this.k !== oldK) this.redraw();
+    if (this.peek !== old || this.peekK !== oldK) this.redraw();
+  }
+
+  handleAt(e) {
+    const { x, y, region } = this.at(e);
+    return region?.kind === "plane" ? region.handle(x, y) : null;
   }
 
   press(e) {
-    const { x, y, region } = this.at(e);
+    const { x, y, region } = this.at(e), handle = this.handleAt(e);
     if (!region) return;
-    const handle = region.kind === "plane" ? region.handle(x, y) : null;
     if (handle) this.drag = { kind: "segment", which: handle, region, epoch: region.epoch, target: region.target };
     else if (region.kind === "curve") this.drag = { kind: "curve", region };
     else if (region.kind === "strip") this.drag = { kind: "strip", region };
     else if (region.kind === "plane" && region.end(x, y) != null) { this.cursor = region.end(x, y); this.redraw(); }
-    else if (region.kind === "images" && region.image(x, y) != null) this.show({ run: region.run, image: region.image(x, y) });
+    else if (region.kind === "images" && region.image(x, y) != null)
+      this.drag = { kind: "image", open: { run: region.run, image: region.image(x, y) } };
     if (this.drag) { this.canvas.setPointerCapture(e.pointerId); this.dragged(e); }
   }
 
   dragged(e) {
     const { x, y } = this.at(e), d = this.drag;
     if (d.kind === "curve") this.cursor = this.peek = d.region.step(x);
-    if (d.kind === "strip") this.k = d.region.k(x);
+    if (d.kind === "strip") { this.calm(); this.k = this.peekK = d.region.k(x); }
     if (d.kind === "segment") {
       const near = d.region.nearest(x, y);
       if (d.which === "start") d.epoch = Math.min(near, d.target - 1); else d.target = Math.max(near, d.epoch + 1);
@@ -273,12 +330,11 @@ class View {
     this.redraw();
   }
 
-  release() {
-    if (this.drag?.kind === "curve") {
-      if (this.cursor >= this.latest()) this.cursor = null;
-      this.peek = null;
-    }
-    this.drag = null;
+  release(e) {
+    const d = this.drag;
+    if (d?.kind === "curve" && this.cursor >= this.latest()) this.cursor = null;
+    if (d?.kind === "image" && e.type === "pointerup") this.show(d.open);  // not where the page is scrolled by a finger
+    this.peek = this.peekK = this.drag = null;
     this.redraw();
   }
 
@@ -286,7 +342,7 @@ class View {
     const key = `${run} ${expert} ${epoch} ${span}`;
     if (key === this.segmentKey) return;
     this.segmentKey = key;
-    this.model.send({ kind: "segment", run, expert, epoch, span });
+    this.send({ kind: "segment", run, expert, epoch, span });
   }
 
   shift(start, target) {  // the keyboard's way to drag
@@ -305,6 +361,7 @@ class View {
     if (open) this.closeButton.focus({ preventScroll: true });
     else if (inside) this.canvas.focus({ preventScroll: true });  // or the keys would be JupyterLab's
     this.redraw();
+    if (open) requestAnimationFrame(() => this.panel.scrollIntoView({ block: "nearest" }));  // once it has its place
   }
 
   next(by) {
@@ -321,19 +378,33 @@ class View {
   paint(e) {
     const run = this.store.runs[this.open?.run], frame = run && this.frame(run);
     if (!frame || !run.info.can.includes("paint") || !this.isLatest(run)) return;
-    if (run.status.running) this.model.send({ kind: "pause" });
+    if (run.status.running) this.send({ kind: "pause" });
     const [h, w, c] = frame.images.shape.slice(1), box = this.big.getBoundingClientRect();
-    const px = clamp(Math.floor((e.clientX - box.left) / box.width * w), 0, w - 1), py = clamp(Math.floor((e.clientY - box.top) / box.height * h), 0, h - 1);
+    const pixel = p => [Math.floor((p.clientX - box.left) / box.width * w), Math.floor((p.clientY - box.top) / box.height * h)];
     const { run: index, image } = this.open, key = this.keyOf(index, image);
     const s = this.strokes() ?? { key, run: index, image, pixels: new Uint8Array(h * w * c), mask: new Uint8Array(h * w) };
     this.painted.set(key, Object.assign(s, { kept: false, step: null }));
-    const radius = Math.floor(Math.min(h, w) / 24), ink = this.ink(c);
-    for (let y = Math.max(0, py - radius); y <= Math.min(h - 1, py + radius); y++)
-      for (let x = Math.max(0, px - radius); x <= Math.min(w - 1, px + radius); x++) {
-        s.mask[y * w + x] = 1;
-        for (let i = 0; i < c; i++) s.pixels[(y * w + x) * c + i] = ink[i];
-      }
+    const radius = Math.floor(Math.min(h, w) / 24), ink = this.ink(c), moves = e.getCoalescedEvents?.() ?? [];
+    const dab = (px, py) => {  // what lies outside the image is left out
+      for (let y = Math.max(0, py - radius); y <= Math.min(h - 1, py + radius); y++)
+        for (let x = Math.max(0, px - radius); x <= Math.min(w - 1, px + radius); x++) {
+          s.mask[y * w + x] = 1;
+          for (let i = 0; i < c; i++) s.pixels[(y * w + x) * c + i] = ink[i];
+        }
+    };
+    for (const [x, y] of (moves.length ? moves : [e]).map(pixel)) {  // pixel by pixel from the last place to this one
+      const [x0, y0] = this.brushAt ?? [x, y], n = Math.max(1, Math.abs(x - x0), Math.abs(y - y0));
+      for (let i = 0; i <= n; i++) dab(Math.round(x0 + (x - x0) * i / n), Math.round(y0 + (y - y0) * i / n));
+      this.brushAt = [x, y];
+    }
     this.sendPaint();
+    this.redraw();
+  }
+
+  settle(kind, act) {  // what was painted is kept or undone
+    this.panel.focus({ preventScroll: true });  // a button that goes grey loses the focus
+    this.paintedOf(this.open.run).forEach(act);
+    this.send({ kind, run: this.open.run });
     this.redraw();
   }
 
@@ -343,24 +414,28 @@ class View {
     if (performance.now() - this.asked < 3000) { this.more = true; return; }
     this.asked = performance.now(); this.more = false;
     const { pixels, mask } = this.strokes();
-    this.model.send({ kind: "paint", run: this.open.run, image: this.open.image }, undefined, [pixels.slice().buffer, mask.slice().buffer]);
+    this.send({ kind: "paint", run: this.open.run, image: this.open.image }, [pixels.slice().buffer, mask.slice().buffer]);
   }
 
   sweep() {
     const run = this.store.runs[0], frame = run && this.frame(run);
     if (!frame) return;
-    if (run.status.running) this.model.send({ kind: "pause" });
+    if (run.status.running) this.send({ kind: "pause" });
     this.cursor = null;
-    this.model.send({ kind: "inside", run: 0 });
+    this.send({ kind: "inside", run: 0 });
   }
 
   animateSweep(message) {
-    clearInterval(this.timer);
-    const n = message.norms.shape[0];
-    this.k = n - 1;
+    this.calm();
+    const n = this.k = message.norms.shape[0];
     if (this.still.matches) return;
-    this.timer = setInterval(() => { if (this.k > 0) { this.k -= 1; this.redraw(); } else clearInterval(this.timer); }, clamp(5000 / n, 60, 400));
+    this.timer = setInterval(() => {
+      if (this.k > 1) { this.k -= 1; this.redraw(); return; }
+      this.calm();
+      this.timer = setTimeout(() => { this.k = null; this.redraw(); }, 4000);
+    }, clamp(5000 / n, 60, 400));
   }
+  calm() { clearTimeout(this.timer); }  // of either kind
 
   told(message) {
     if (message.kind === "poke") {
@@ -385,12 +460,13 @@ class View {
 
   draw() {
     const { runs } = this.store, css = getComputedStyle(this.root), wide = Math.max(320, this.stage.clientWidth);
+    this.drawPanel();  // first, as the layout asks for its height
     this.scale = this.fitting(wide, runs);
     this.root.style.setProperty("--mtt-scale", this.scale);
     const width = wide / this.scale;
     const colour = name => css.getPropertyValue(`--mtt-${name}`).trim();
     this.ink_ = Object.fromEntries(["text", "faint", "line", "expert", "student", "third", "accent"].map(n => [n, colour(n)]));
-    const parts = this.layout(width, runs), ratio = this.scale * (window.devicePixelRatio || 1), c = this.canvas;
+    const parts = this.layout(width, runs, this.scale), ratio = this.scale * (window.devicePixelRatio || 1), c = this.canvas;
     if (c.width !== Math.round(width * ratio) || c.height !== Math.round(parts.height * ratio)) {
       c.width = Math.round(width * ratio); c.height = Math.round(parts.height * ratio);
       c.style.height = `${parts.height * this.scale}px`;
@@ -407,8 +483,14 @@ class View {
       this.drawImages(run, i, frame, p.images);
     });
     this.drawCurves(runs, parts.curves);
-    this.drawPanel();
+    const { x: left, y: top, w: across } = parts.panel ?? {};
+    if (parts.panel) for (const [side, v] of Object.entries({ left, top, width: across })) this.panel.style[side] = `${v * this.scale}px`;
     this.words();
+  }
+
+  panelHeight(w, scale) {
+    this.panel.style.width = `${w * scale}px`;
+    return this.panel.offsetHeight / scale;
   }
 
   fill() {
@@ -419,35 +501,43 @@ class View {
   // How much larger than on a page: on the full screen as much as leaves room for the rows
   fitting(wide, runs) {
     if (document.fullscreenElement !== this.root) return 1;
-    const r = this.root, rows = [...r.children].filter(e => e !== this.stage), now = [wide, r.clientHeight, runs.length, this.chips.childElementCount].join();
+    const r = this.root, rows = [...r.children].filter(e => e !== this.stage);
+    const now = [wide, r.clientHeight, runs.length, this.chips.childElementCount, !!this.open].join();
     if (this.fitted?.now === now) return this.fitted.scale;
     let scale = 3.05, needed;
     do {
       scale = Math.round(20 * scale - 1) / 20;
       r.style.setProperty("--mtt-scale", scale);
-      needed = scale * (this.layout(wide / scale, runs).height + 26) + rows.reduce((sum, e) => sum + e.offsetHeight, 0);
+      needed = scale * (this.layout(wide / scale, runs, scale).height + 26) + rows.reduce((sum, e) => sum + e.offsetHeight, 0);
     } while (scale > 1 && (needed > r.clientHeight || wide / scale < 720));
     this.fitted = { now, scale };
     return scale;
   }
 
-  layout(width, runs) {
-    const n = Math.max(1, runs.length), gap = 16, w = (width - gap * (n - 1)) / n, out = { runs: [] };
-    const side = n === 1 && width > 700, strip = 92;
+  layout(width, runs, scale) {
+    const n = Math.max(1, runs.length), gap = 16, share = k => (width - gap * (k - 1)) / k;
+    const columns = share(n) < 420 ? 1 : n, w = share(columns);
+    const side = columns === 1 && width > 700, strip = 92, out = { runs: [] };
     const pathless = run => !run.planes.size && !run.frames.some(f => f.distance);
-    const planeH = clamp(width * 0.34, 210, 380), high = planeH + strip + 8;
-    for (let i = 0; i < n; i++) {
-      const x = i * (w + gap);
-      if (!runs[i] || pathless(runs[i])) out.runs.push({ images: { x, y: 0, w, h: high } });
-      else if (side) {
-        const left = Math.round(w * 0.54);
-        out.runs.push({ plane: { x, y: 0, w: left, h: planeH }, strip: { x, y: planeH + 8, w: left, h: strip },
-                        images: { x: x + left + gap, y: 0, w: w - left - gap, h: high } });
-      } else {
-        out.runs.push({ plane: { x, y: 0, w, h: planeH }, strip: { x, y: planeH + 8, w, h: strip }, images: { x, y: high + 8, w, h: Math.min(w, 360) } });
-      }
+    const room = document.fullscreenElement === this.root ? Infinity : innerHeight - 480;  // the curves and rows are to be seen
+    const planeH = clamp(Math.min(width * 0.34, room), 170, 380), high = planeH + strip + 8;
+    for (let i = 0, y = 0; i < n; i++) {
+      const x = i % columns * (w + gap), left = Math.round(w * 0.54), plane = { x, y, w: side ? left : w, h: planeH };
+      const strips = { x, y: y + planeH + 8, w: plane.w, h: strip };
+      if (!runs[i] || pathless(runs[i])) out.runs.push({ images: { x, y, w, h: high } });
+      else if (side) out.runs.push({ plane, strip: strips, images: { x: x + left + gap, y, w: w - left - gap, h: high } });
+      else out.runs.push({ plane, strip: strips, images: { x, y: y + high + 8, w, h: Math.min(w, 360) } });
+      const { images } = out.runs[i];
+      if (columns === 1) y = images.y + images.h + 12;
     }
-    const bottom = Math.max(...out.runs.map(p => p.images.y + p.images.h));
+    let bottom = Math.max(...out.runs.map(p => p.images.y + p.images.h));
+    const images = out.runs[this.open?.run]?.images;
+    if (images) {  // the panel covers nothing: it stands under the images where they leave room for it, else above the curves
+      const rest = images.h - 8 - this.panelHeight(images.w, scale), below = rest < 110;
+      out.panel = below ? { x: 0, y: bottom + 8, w: width } : { ...images, y: images.y + rest + 8 };
+      if (below) bottom += 8 + this.panelHeight(width, scale);
+      else images.h = rest;
+    }
     out.curves = { x: 0, y: bottom + 12, w: width, h: 128 };
     out.height = bottom + 12 + 128;
     return out;
@@ -455,9 +545,18 @@ class View {
 
   text(s, x, y, { color = this.ink_.text, align = "left", size = 12, bold = false, base = "alphabetic", max } = {}) {
     const g = this.g;
+    this.letters(size, bold);
     g.fillStyle = color; g.textAlign = align; g.textBaseline = base;
-    g.font = `${bold ? "600 " : ""}${size}px ${this.font ??= getComputedStyle(this.root).fontFamily}`;
     g.fillText(s, x, y, max);
+  }
+  letters(size, bold) { this.g.font = `${bold ? "600 " : ""}${size}px ${this.font ??= getComputedStyle(this.root).fontFamily}`; }
+  wide(s, size, bold) { this.letters(size, bold); return this.g.measureText(s).width; }
+
+  heading(r, titles, size, aside = "", look = {}) {  // the first of the titles that leaves room for what stands at the right
+    const room = r.w - (aside && this.wide(aside, 11, look.bold) + 12);
+    const title = titles.find(s => this.wide(s, size, true) <= room) ?? last(titles);
+    this.text(title, r.x, r.y + size, { size, bold: true, max: room });
+    this.text(aside, r.x + r.w, r.y + size, { size: 11, align: "right", color: this.ink_.faint, ...look });
   }
 
   line(points, color, width = 1.5, dash = []) {
@@ -488,9 +587,10 @@ class View {
     this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space, plane of expert ${expert ?? "–"}`, r.x, r.y + 13, { bold: true, size: 13 });
     if (!plane) return;
     const wanted = newest?.step ?? Infinity, mine = run.frames.filter(f => f.step <= wanted && f.expert === expert && f.path), frame = last(mine);
-    const [x0, y0, x1, y1] = run.boxes.get(expert), pad = 0.07, in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
-    const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * pad));
-    const to = (x, y) => [in_.x + (x - x0 + (x1 - x0) * pad) * sx, in_.y + in_.h - (y - y0 + (y1 - y0) * pad) * sy];
+    const [x0, y0, x1, y1] = run.boxes.get(expert), in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
+    const pad = 0.07, high = Math.max(pad, 20 / in_.h);  // room for a number above the highest epoch
+    const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * high));
+    const to = (x, y) => [in_.x + (x - x0 + (x1 - x0) * pad) * sx, in_.y + in_.h - (y - y0 + (y1 - y0) * high) * sy];
     const walk = path => Array.from({ length: path.length / 2 }, (_, i) => to(path[2 * i], path[2 * i + 1]));
     g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
     g.save(); g.beginPath(); g.rect(in_.x - 6, in_.y - 6, in_.w + 12, in_.h + 12); g.clip();
@@ -512,19 +612,22 @@ class View {
     this.text(`axis 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
     g.restore();
     const crowd = [...path, ...(frame ? walk(frame.path) : [])];
-    this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", region.movable);
+    this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", region);
     this.regions.push(region);
   }
 
-  legend(in_, crowd, student, movable) {  // in the emptiest corner
-    const ink = this.ink_, w = 160, h = 58, corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
+  legend(in_, crowd, student, { changed, movable }) {  // in the emptiest corner
+    const ink = this.ink_, w = 160, h = changed ? 72 : 58, corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
     const points = ([cx, cy]) => crowd.filter(([x, y]) => x > cx - 12 && x < cx + w + 12 && y > cy - 16 && y < cy + h + 12).length;
     const [x, y] = corners.reduce((best, c) => points(c) < points(best) ? c : best);
-    const row = (i, draw, s) => { draw(y + 14 * i + 4); this.text(s, x + 30, y + 14 * i + 8, { size: 11 }); };
-    row(0, v => { this.line([[x, v], [x + 24, v]], ink.expert, 2); this.dot(x + 12, v, 3, ink.expert); }, "expert, by epoch");
-    row(1, v => { this.line([[x, v], [x + 24, v]], ink.student, 2, [5, 3]); this.dot(x + 12, v, 3, ink.student, { square: true }); }, student);
-    row(2, v => this.dot(x + 12, v, 4.5, ink.text, { hollow: true, square: true }), movable ? "start (drag it)" : "start");
-    row(3, v => this.dot(x + 12, v, 5, ink.text, { hollow: true }), movable ? "target (drag it)" : "target");
+    let at = y + 4;
+    const row = (draw, s) => { draw(at); this.text(s, x + 30, at + 4, { size: 11 }); at += 14; };
+    const walk = (v, color) => { this.line([[x, v], [x + 24, v]], color, 2, [5, 3]); this.dot(x + 12, v, 3, color, { square: true }); };
+    row(v => { this.line([[x, v], [x + 24, v]], ink.expert, 2); this.dot(x + 12, v, 3, ink.expert); }, "expert, by epoch");
+    row(v => walk(v, ink.student), student);
+    if (changed) row(v => walk(v, ink.accent), "student, changed");
+    row(v => this.dot(x + 12, v, 4.5, ink.text, { hollow: true, square: true }), movable ? "start (drag it)" : "start");
+    row(v => this.dot(x + 12, v, 5, ink.text, { hollow: true }), movable ? "target (drag it)" : "target");
   }
 
   drawStudent(run, frame, { to, walk, path, region }) {
@@ -535,9 +638,9 @@ class View {
     points.forEach(([x, y]) => this.dot(x, y, 3, poke ? ink.accent : ink.student, { square: true }));
     this.dot(...target, 8, ink.text, { hollow: true }); this.dot(...target, 1.5, ink.text);
     this.dot(...start, 6, ink.text, { hollow: true, square: true });
-    if (this.k != null && points[this.k]) this.dot(...points[this.k], 7, ink.accent, { hollow: true });
-    const epoch = shown.epoch, end = this.nearestPoint(path, target);
-    Object.assign(region, { epoch, target: end, epochs: path.length - 1, movable: run.info.can.includes("segment") && this.isLatest(run) });
+    const epoch = shown.epoch, end = this.nearestPoint(path, target), at = points[this.inner()];
+    if (at) this.dot(...at, 7, ink.accent, { hollow: true });
+    Object.assign(region, { epoch, changed: !!poke, target: end, epochs: path.length - 1, movable: run.info.can.includes("segment") && this.isLatest(run) });
     if (region.movable) region.handle = (x, y) => Math.hypot(x - target[0], y - target[1]) < 12 ? "target" : Math.hypot(x - start[0], y - start[1]) < 11 ? "start" : null;
     region.marks = { start, target };
   }
@@ -546,7 +649,8 @@ class View {
 
   drawStrip(run, frame, r) {
     const ink = this.ink_, g = this.g;
-    this.text("distance in all dimensions, by student step (1 = start to target; its square is the loss)", r.x, r.y + 11, { size: 12, bold: true, max: r.w });
+    const title = "distance to target, all dimensions", aside = "1: as far as the start; its square is the loss";
+    this.heading(r, [title, "distance to target"], 12, this.wide(title, 12, true) + this.wide(aside, 11) + 12 < r.w ? aside : "");
     const poke = run.poke?.distance && frame === last(run.frames) && run.poke.step === frame?.step ? run.poke : null, f = poke ?? frame;
     if (!f?.distance) return;
     const in_ = { x: r.x + 34, y: r.y + 20, w: r.w - 142, h: r.h - 36 }, n = f.distance.length - 1;
@@ -562,7 +666,8 @@ class View {
     const yt = to(n, last(f.distance))[1] + 4;
     label(f.distance, "to target", poke ? ink.accent : ink.student, yt);
     if (f.off) { const yo = to(n, last(f.off))[1] + 4; label(f.off, "off the plane", ink.third, Math.abs(yo - yt) < 12 ? yt + (yo >= yt && yt < in_.y + in_.h - 12 ? 13 : -13) : yo); }
-    if (this.k != null && this.k <= n) this.line([to(this.k, 0), [to(this.k, 0)[0], in_.y]], ink.accent, 1.5);
+    const at = this.inner();
+    if (at != null && at <= n) this.line([to(at, 0), [to(at, 0)[0], in_.y]], ink.accent, 1.5);
     for (const k of [0, n]) this.text(String(k), to(k, 0)[0], in_.y + in_.h + 12, { color: ink.faint, size: 10, align: "center" });
     this.regions.push({ kind: "strip", ...r, k: x => clamp(Math.round((x - in_.x) / in_.w * n), 0, n) });
   }
@@ -590,12 +695,22 @@ class View {
     return canvas;
   }
 
+  imagesHeading(run, frame, r, state, bars) {
+    const [n, , , c] = frame?.images.shape ?? [0], named = this.store.runs.length > 1 && !run.planes.size;
+    const name = named ? `${run.info.name}: ` : "";
+    const title = `${name}${n ? `${n} ` : ""}synthetic image${n === 1 ? "" : "s"}${state}`;
+    const note = bars || `pixels: ${c === 3 ? "0 to 1 in each colour" : "0 black to 1 white"}, clipped`;
+    const fits = bars || this.wide(title, 13, true) + this.wide(note, 11) + 12 < r.w;
+    this.heading(r, [title, `${name}${n} images`], 13, fits ? note : "");
+  }
+
   drawImages(run, index, frame, r) {
     const ink = this.ink_, g = this.g, hint = "Step takes one meta-step, Start all of them.";
     const begin = frame || !run.info.begin ? null : run.begin ??= { images: run.info.begin };  // before the first meta-step
     frame ??= begin;
-    this.text(frame ? `${frame.images.shape[0]} synthetic images${begin ? ", as they begin" : ""}` : "synthetic images", r.x, r.y + 13, { bold: true, size: 13 });
-    if (r.w > 340) this.text("pixels: 0 black to 1 white, clipped", r.x + r.w, r.y + 13, { color: ink.faint, size: 11, align: "right" });
+    const k = frame?.distance && this.inner() || null;  // student step k leads to point k: none leads to the start
+    const norms = k && run.inside?.step === frame.step ? run.inside.norms : null;
+    this.imagesHeading(run, frame, r, begin ? ", as they begin" : "", norms ? `bar: share of the gradient of student step ${k}` : "");
     if (!frame) { this.text(hint, r.x, r.y + 38, { color: ink.faint }); return; }
     const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
     let best = [0, 1];
@@ -606,9 +721,8 @@ class View {
     const [tile, columns] = best, gap = clamp(tile * 0.08, 1, 6), zoom = (tile - gap) / w, zw = zoom >= 1 ? Math.floor(zoom) * w : zoom * w, zh = zw * h / w, across = Math.min(n, 64);
     const left = box.x, atlas = this.atlas(frame), pitch = zw + gap, rise = zh + gap;
     const place = i => [left + (i % columns) * pitch, box.y + Math.floor(i / columns) * rise];
-    const k = this.k == null || !frame.distance ? null : Math.min(this.k, frame.distance.length - 2);
-    const batch = k == null ? null : frame.batches ? new Set(frame.batches.subarray(k * frame.batches.shape[1], (k + 1) * frame.batches.shape[1])) : null;
-    const norms = k != null && run.inside?.step === frame.step ? run.inside.norms : null, most = norms ? norms.reduce((a, b) => Math.max(a, b), 1e-30) : 1;
+    const size = frame.batches?.shape[1], batch = k && frame.batches ? new Set(frame.batches.subarray((k - 1) * size, k * size)) : null;
+    const most = norms ? norms.reduce((a, b) => Math.max(a, b), 1e-30) : 1;
     for (let i = 0; i < n; i++) {
       const [x, y] = place(i);
       g.globalAlpha = batch && !batch.has(i) ? 0.22 : 1;
@@ -616,9 +730,10 @@ class View {
       const painted = this.isLatest(run) && this.painted.get(this.keyOf(index, i));
       if (painted) g.drawImage(this.overlay(painted, frame.images.shape), x, y, zw, zh);
       g.globalAlpha = 1;
-      g.strokeStyle = k != null && (!batch || batch.has(i)) ? ink.accent : ink.line; g.lineWidth = k != null && (!batch || batch.has(i)) ? 2 : 1;
+      const used = k && (!batch || batch.has(i));
+      g.strokeStyle = used ? ink.accent : ink.line; g.lineWidth = used ? 2 : 1;
       g.strokeRect(x - 0.5, y - 0.5, zw + 1, zh + 1);
-      if (norms) { const v = norms[k * n + i] / most; g.fillStyle = ink.student; g.fillRect(x, y + zh - Math.max(3, zh * 0.14), zw * v, Math.max(3, zh * 0.14)); }
+      if (norms) { const v = norms[(k - 1) * n + i] / most; g.fillStyle = ink.student; g.fillRect(x, y + zh - Math.max(3, zh * 0.14), zw * v, Math.max(3, zh * 0.14)); }
       if (this.open?.run === index && this.open.image === i) { g.strokeStyle = ink.accent; g.lineWidth = 3; g.strokeRect(x - 1, y - 1, zw + 2, zh + 2); }
     }
     if (begin) { this.text(hint, left, Math.min(place(n - 1)[1] + zh + 18, r.y + r.h - 4), { color: ink.faint }); return; }
@@ -630,18 +745,23 @@ class View {
   drawCurves(runs, r) {
     const many = runs.length > 1, withAccuracy = runs.some(run => run.accuracy.length || run.info.validates), third = (r.w - 32) / (withAccuracy ? 3 : 2);
     const styles = [[this.ink_.student, []], [this.ink_.third, [5, 3]], [this.ink_.expert, [2, 3]]];
-    const panel = (i, title, series, log, format) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, title, series, styles, log, format);
+    const panel = (i, ...curve) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, styles, ...curve);
     const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
-    panel(0, `${runs[0]?.info.loss ?? "loss"}${many || third < 220 ? "" : " (thick: running mean)"}`, column(1), true, short);
-    panel(1, "student learning rate", column(2), false, short);
-    if (withAccuracy) panel(2, "validation accuracy", runs.map(run => run.accuracy), false, v => `${(100 * v).toFixed(1)} %`);
-    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * i, { color: styles[i % 3][0], size: 11 }));
+    const loss = runs[0]?.info.loss ?? "loss", every = runs[0]?.info.validates;
+    const titles = [`${loss}, log scale (thick: running mean)`, `${loss}, log scale`, `${loss}, log`, "loss, log"];
+    panel(0, titles.slice(+many), column(1), true, short);
+    panel(1, ["student learning rate", "student lr"], column(2), false, short);
+    const percent = v => `${(100 * v).toFixed(1)} %`, accuracy = runs.map(run => run.accuracy);
+    if (withAccuracy) panel(2, ["validation accuracy", "accuracy"], accuracy, false, percent, `every ${every} meta-steps`);
+    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * (runs.length - 1 - i), { color: styles[i % 3][0], size: 11 }));
   }
 
-  drawCurve(r, title, series, styles, log, format) {
+  drawCurve(r, styles, titles, series, log, format, empty = "") {
     const ink = this.ink_, g = this.g, f = log ? v => Math.log10(Math.max(v, 1e-12)) : v => v;
     const all = series.flat().filter(p => Number.isFinite(p[1]));
-    this.text(title, r.x, r.y + 11, { bold: true, size: 12 });
+    const step = (this.store.runs[0] && this.frame(this.store.runs[0])?.step) ?? 0;
+    const at = series.map(s => s.findLast(p => p[0] <= step)).filter(Boolean);
+    this.heading(r, titles, 12, at.map(p => format(p[1])).join("  ·  "), { color: ink.accent, bold: true });
     const in_ = { x: r.x + 40, y: r.y + 20, w: r.w - 46, h: r.h - 38 };
     g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
     const end = Math.max(1, this.latest(), ...series.map(s => last(s)?.[0] ?? 0)), begin = Math.min(1, end);
@@ -649,7 +769,7 @@ class View {
     this.regions.push({ kind: "curve", ...r, step: x => Math.round(begin + clamp((x - in_.x) / in_.w, 0, 1) * (end - begin)) });
     this.text("1", in_.x, r.y + r.h - 5, { color: ink.faint, size: 10, align: "center" });
     this.text(`${end} meta-step${end > 1 ? "s" : ""}`, in_.x + in_.w, r.y + r.h - 5, { color: ink.faint, size: 10, align: "right" });
-    if (!all.length) return;
+    if (!all.length) return this.text(empty, in_.x + in_.w / 2, in_.y + in_.h / 2 + 4, { color: ink.faint, size: 11, align: "center" });
     let low = all.reduce((m, p) => Math.min(m, f(p[1])), Infinity), high = all.reduce((m, p) => Math.max(m, f(p[1])), -Infinity);
     const margin = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);
     low -= margin; high += margin;
@@ -663,10 +783,8 @@ class View {
       if (log) { let m = null; const keep = 1 - 1 / clamp(ok.length / 8, 1, 25); this.line(ok.map(p => { m = m == null ? f(p[1]) : keep * m + (1 - keep) * f(p[1]); return [X(p[0]), Y(back(m))]; }), color, 2.2, dash); }
       if (ok.length < 30 && !log) ok.forEach(p => this.dot(X(p[0]), Y(p[1]), 2, color));
     });
-    const step = (this.store.runs[0] && this.frame(this.store.runs[0])?.step) ?? 0;
     this.line([[X(step), in_.y], [X(step), in_.y + in_.h]], ink.accent, 1.5);
-    const at = series[0].findLast(p => p[0] <= step);
-    if (at) { this.dot(X(at[0]), Y(at[1]), 4, ink.accent, { hollow: true }); const left = X(step) > in_.x + in_.w / 2; this.text(format(at[1]), X(step) + (left ? -6 : 6), in_.y + 12, { color: ink.accent, size: 11, bold: true, align: left ? "right" : "left" }); }
+    for (const p of at) this.dot(X(p[0]), Y(p[1]), 4, ink.accent, { hollow: true });
   }
 
   drawPanel() {
@@ -688,8 +806,9 @@ class View {
     });
     const name = run.info.labels?.[i];
     this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
+    const kept = `Kept${run.status.word === "finished" ? "" : ": the next meta-step starts from it"}.`;
     this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, blue: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
-      (!canPaint ? "" : !live ? "Press Live to paint." : s?.kept ? "Kept: the next meta-step starts from it." : "Paint on the left image: the student's path is computed again.");
+      (!canPaint ? "" : !live ? "Press Live to paint." : s?.kept ? kept : "Paint on the left image: the student's path is computed again.");
     for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && this.paintedOf(this.open.run).some(t => !t.kept));
     this.brush.hidden = c > 1; this.colour.hidden = c === 1; this.big.style.cursor = canPaint && live ? "crosshair" : "default";
     this.brush.parentElement.hidden = !canPaint;
@@ -700,16 +819,28 @@ class View {
     if (!run) { this.status.textContent = "waiting for the kernel"; return; }
     const frame = this.frame(run), s = run.status, latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
     const parts = [`meta-step ${s.step ?? latest}${s.total ? ` of ${s.total}` : ""}`];
+    const gone = this.store.gone ? "the kernel has gone: run the cell again" : "";
     if (s.running) parts.push(`${(s.rate ?? 0).toFixed(1)} steps/s`);
     if (s.running && s.left != null) parts.push(`${s.left < 90 ? Math.round(s.left) + " s" : Math.round(s.left / 60) + " min"} left`);
     else if (!s.running && s.word) parts.push(s.word);
     if (frame && frame.step < latest) parts.push(`shown: meta-step ${frame.step}`);
-    if (frame) parts.push(`loss ${short(frame.loss)}`, `student lr ${short(frame.lr)}`);
+    for (const each of runs) {
+      const f = this.frame(each);
+      if (f) parts.push(`${runs.length > 1 ? `${each.info.name} ` : ""}loss ${short(f.loss)}`, `student lr ${short(f.lr)}`);
+    }
     if (frame?.expert != null) parts.push(`expert ${frame.expert} from epoch ${frame.epoch}`);
     if (s.pinned) parts.push("segment held");
     if (run.poke && frame && run.poke.step === frame.step && run.poke.loss != null) parts.push(`changed: loss ${short(frame.loss)} → ${short(run.poke.loss)}`);
-    this.status.textContent = error ?? parts.join("  ·  ");
-    this.status.classList.toggle("mtt-error", !!error);
+    this.status.textContent = parts.join("  ·  ");
+    const say = (where, text) => { if (where.textContent !== text) where.textContent = text; };  // or it is read aloud again
+    say(this.error, gone || error || "");
+    say(this.said, s.running ? "running" : s.word ?? "");
+    const recorded = runs.every(r => r.status.word === "recorded"), frames = Math.max(...runs.map(r => r.frames.length));
+    this.bar.hidden = recorded;
+    this.bar.querySelector(".mtt-toggle").textContent = s.running ? "Pause" : "Start";
+    this.liveButton.textContent = recorded ? "Newest" : "Live";
+    this.playButton.disabled = frames < 2;
+    this.playButton.textContent = this.playing ? "Stop" : "Play";
     const shown = frame?.step ?? 0, n = this.innerSteps();
     this.canvas.setAttribute("aria-label", frame ? `meta-step ${shown}, loss ${short(frame.loss)}; arrow keys move through ${latest} meta-steps, with shift through ${n} student steps` : "no meta-step yet");
     Object.assign(this.scrub, { min: 1, max: Math.max(1, latest), value: shown });
@@ -717,21 +848,37 @@ class View {
     this.liveButton.setAttribute("aria-pressed", String(this.cursor == null && this.peek == null));
     this.scrubText.textContent = this.cursor == null && this.peek == null ? `newest: ${shown}` : `meta-step ${shown} of ${latest}`;
     this.kScrub.parentElement.hidden = !n;
-    Object.assign(this.kScrub, { max: n, value: this.k ?? n });
-    const norms = this.k != null && run.inside?.step === shown ? run.inside.norms : null, kk = Math.min(this.k ?? 0, n - 1);
-    const share = norms ? norms.subarray(kk * norms.shape[1], (kk + 1) * norms.shape[1]).reduce((a, b) => a + b, 0) / norms.reduce((a, b) => a + b, 1e-30) : null;
-    this.kText.textContent = this.k == null ? `${n} student steps` : share == null ? `step ${this.k} of ${n}` : `step ${kk + 1} of ${n}: ${(100 * share).toFixed(0)} % of the gradient`;
+    const k = this.inner(), norms = k && run.inside?.step === shown ? run.inside.norms : null;
+    Object.assign(this.kScrub, { max: n, value: k ?? n });
+    this.kScrub.setAttribute("aria-valuetext", `student step ${k ?? n} of ${n}`);
+    const sum = list => list.reduce((a, b) => a + b, 1e-30), images = norms?.shape[1];
+    const share = norms ? sum(norms.subarray((k - 1) * images, k * images)) / sum(norms) : null;
+    const part = share == null ? "" : `: ${(100 * share).toFixed(0)} % of the gradient`;
+    this.kText.textContent = k == null ? `${n} student steps` : `step ${k} of ${n}${part}`;
     this.sweepButton.hidden = !run.info.can.includes("sweep"); this.freeButton.hidden = !s.pinned;
     this.drawChips(run);
+    this.nameSliders();
     if (shown !== +d.shown) this.drawn += 1;
-    Object.assign(d, { shown, latest, frames: run.frames.length, points: run.points.length, live: +(this.cursor == null && this.peek == null), k: this.k ?? "", expert: this.plane ?? "",
+    Object.assign(d, { shown, latest, frames: run.frames.length, points: run.points.length, live: +(this.cursor == null && this.peek == null), k: k ?? "", expert: this.plane ?? "",
                        image: this.open?.image ?? "", drawn: this.drawn, running: +!!s.running, loss: frame?.loss ?? "", poke: run.poke?.step === shown ? run.poke.loss ?? "" : "", pinned: +!!s.pinned,
-                       error: error ?? "", inside: run.inside?.step ?? "", share: share ?? "", runs: runs.length, width: this.canvas.width });
+                       error: gone || error || "", inside: run.inside?.step ?? "", share: share ?? "", runs: runs.length, width: this.canvas.width });
     d.marks = JSON.stringify(this.regions.find(q => q.marks)?.marks ?? null);
   }
 
+  nameSliders() {  // those of the page beside the picture: their handles have no names of their own
+    const box = this.root.closest(".widget-vbox");
+    if (!box) return;
+    box.onkeyup = () => this.redraw();
+    for (const slider of box.querySelectorAll(".widget-hslider")) {
+      const [label, handle, value] = [".widget-label", ".noUi-handle", ".widget-readout"].map(s => slider.querySelector(s));
+      slider.title = label.title;
+      handle.setAttribute("aria-label", label.title || label.textContent);
+      handle.setAttribute("aria-valuetext", value.textContent);
+    }
+  }
+
   drawChips(run) {
-    const experts = [...run.planes.keys()], key = experts.join() + this.locked + this.plane;
+    const experts = [...run.planes.keys()].sort((a, b) => a - b), key = experts.join() + this.locked + this.plane;
     this.chips.hidden = experts.length < 2;
     if (key === this.chipKey) return;
     this.chipKey = key;

@@ -74,7 +74,7 @@ class Run(Recorded):
     def _begin(self):
         self.distiller, self.scribe = self.driver.distiller, Scribe(self.driver.distiller, self.planes)
         self.planes = self.scribe.planes  # fitted once, whatever is reset
-        self.history = History(dict(self.scribe.info, validates=self.validate is not None))
+        self.history = History(dict(self.scribe.info, validates=self.validate and self.every))
         self.scribe.plane(0)  # so that a page has an expert to draw before the first meta-step
         self.history.planes = self.scribe.drawn()
         self.points, self.edits, self.waiting, self.shown = [], {}, False, -math.inf
@@ -186,8 +186,7 @@ def _epochs(run: Run) -> int:
 
 # %% ../nbs/12_live.ipynb #675e25b0
 TIPS = dict(lr_img="step size of the images", lr_label="step size of the labels", syn_steps="student steps",
-            expert_epochs="expert epochs from start to target; with T⁺ no more than were recorded",
-            max_start_epoch="starts are drawn below this epoch; with M no later than were recorded")
+            expert_epochs="expert epochs from start to target", max_start_epoch="starts are drawn below this epoch")
 
 # %% ../nbs/12_live.ipynb #cc82b6d7
 def _sliders(run: Run) -> dict[str, W.Widget]:
@@ -208,6 +207,11 @@ def _sliders(run: Run) -> dict[str, W.Widget]:
     return sliders
 
 # %% ../nbs/12_live.ipynb #e56c6dec
+def _bound(sliders: dict[str, W.Widget], epochs: int) -> list[W.Widget]:
+    "Words beside M and T+, which limit each other"
+    both = {"expert_epochs", "max_start_epoch"} <= set(sliders)
+    return [W.Label(f"M + T⁺ ≤ {epochs + 1}", tooltip=f"{epochs} epochs were recorded")] if both else []
+
 def _connect(sliders: dict[str, W.Widget], epochs: int, act: Callable) -> None:
     "Let each slider call `act` with its name and value, and let M and T+ limit each other"
     def limit():
@@ -270,7 +274,7 @@ class Page(_Says):
         message = dict(message)
         kind, index = message.pop("kind"), message.pop("run", 0)
         if kind == "ready": return self._replay()
-        acts = dict(pause=self._pause, step=self._step, toggle=self._pause if self._running() else self._start)
+        acts = dict(pause=self._pause, step=self._step, reset=self._reset, toggle=self._pause if self._running() else self._start)
         if kind in acts: return self._do(acts[kind])
         if kind in ("paint", "undo", "keep", "segment", "inside"): self._poke(index, kind, message, buffers)
 
@@ -296,14 +300,14 @@ class Controls:
         if not self.driven: return []
         for name, (icon, tip) in BUTTONS.items():
             self.buttons[name] = _button(name, icon, tip, partial(self._do, getattr(self, f"_{name.lower()}")))
-        wrap, wide = W.Layout(flex_flow="row wrap"), W.Layout(width="240px")
+        wrap, wide = W.Layout(flex_flow="row wrap", align_items="center"), W.Layout(width="280px")
         speed = W.SelectionSlider(options=SPEEDS, value=math.inf, description="speed", layout=wide)
-        speed.style.description_width = "44px"
+        speed.style.description_width, speed.tooltip = "44px", "meta-steps a second, at most"
         speed.observe(lambda change: [setattr(r.driver, "speed", change["new"]) for r in self.driven], "value")
         self.sliders = _sliders(self.driven[0]) if len(self.runs) == 1 else {}
         _connect(self.sliders, _epochs(self.driven[0]), self._change)
         for r in self.driven: r.driver.on_change.append(self._changed)
-        rows = [[*self.buttons.values(), speed], list(self.sliders.values())]
+        rows = [[*self.buttons.values(), speed], [*self.sliders.values(), *_bound(self.sliders, _epochs(self.driven[0]))]]
         return [W.HBox(row, layout=wrap) for row in rows if row]
 
 # %% ../nbs/12_live.ipynb #93acb411
@@ -315,13 +319,14 @@ class Acts(Controls):
         except Exception as e: self._note(str(e))
 
     def _running(self) -> bool: return any(r.driver.running for r in self.driven)
+    def _started(self) -> bool: return any(r.driver.running and r.driver.left == math.inf for r in self.driven)
     def _go(self, n):
         for r in self.driven:
             r.driver.error = None  # it has been shown
             r.driver.start(n)
+        self._changed()  # a step under way says nothing of those that are asked for meanwhile
     def _start(self): self._go(math.inf)
-    def _step(self):
-        if not self._running(): self._go(1)
+    def _step(self): self._go(1)
     def _pause(self):
         for r in self.driven: r.driver.pause()
     def _reset(self):
@@ -340,8 +345,9 @@ class Panel(Acts):
 
     def _changed(self) -> None:
         "Grey out what makes no sense now; a run begun anew takes the sliders as they stand"
+        if not self.buttons: return
         running = self._running()
-        over = running or all(r.driver.done for r in self.driven)
+        over = self._started() or all(r.driver.done for r in self.driven)
         for name, grey in dict(Start=over, Pause=not running, Step=over).items(): self.buttons[name].disabled = grey
         if self.sliders and self.driver.state is None and not running:
             config = self.driver.distiller.config
@@ -405,7 +411,7 @@ class Live(Panel, Page, Runs, W.VBox):
         super().__init__([*self._controls(), *([self.view.words] if isinstance(self.view, Still) else []), self.view])
         listen_in_main_shell(self)
         _replace_earlier(self)
-        if self.buttons: self._changed()
+        self._changed()
     @classmethod
     def replay(cls, *histories: History | Path | str, **options) -> Live:
         "Show recorded histories, or the files of such"

@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 import mtt_nb
 from mtt_nb.bilevel import evaluate_steps
-from mtt_nb.cli import main
+from mtt_nb.cli import main, serve_lab
 from mtt_nb.data import load
 from mtt_nb.distill import JsonLines, SyntheticSet
 from mtt_nb.experts import ExpertBuffer
@@ -173,6 +174,12 @@ def test_bad_input_is_one_line(folder, tmp_path):
     log = folder / "run/log.jsonl"
     (tmp_path / "log.jsonl").write_text(log.read_text().replace('"loss"', "loss", 1))
     with pytest.raises(ValueError, match="log.jsonl: line 1 is damaged"): JsonLines.read(tmp_path / "log.jsonl")
+
+
+def test_a_port_that_is_taken_is_not_announced(capsys):
+    with socket.create_server(("localhost", 0)) as other, pytest.raises(ValueError, match="is taken"):
+        serve_lab(other.getsockname()[1], False, "title", "call")
+    assert not capsys.readouterr().out
 
 
 def test_damaged_files_are_named_and_kept(folder, tmp_path):

@@ -110,6 +110,14 @@ def test_start_right_after_pause_goes_on():
     driver.pause(wait=True)
 
 
+@pytest.mark.parametrize("seconds, n", [(0.02, 5), (0, 300)])  # the second asks at the moments when a run ends, too
+def test_steps_asked_for_during_a_step_are_counted(seconds, n):
+    driver = Driver(lambda: Plain(seconds=seconds))
+    for _ in range(n): driver.start(1)
+    until(lambda: not driver.running)
+    assert driver.state.step == n
+
+
 def test_reset_during_a_step_waits_for_it():
     made = []
     driver = Driver(lambda: made.append(Plain(seconds=0.2)) or made[-1])
@@ -346,8 +354,12 @@ def test_buttons_and_keys(make):
     assert max(f["step"] for m in sent for f in m.get("frames", [])) == lab.driver.state.step  # the last one is shown
     for kind in ("toggle", "toggle"): lab._asked(lab.view, dict(kind=kind), [])
     until(lambda: not lab.driver.running)
-    press("Reset")
-    assert lab.driver.state is None and [m["kind"] for m in sent[-2:]] == ["reset", "status"]
+    for reset in (lambda: press("Reset"), lambda: lab._asked(lab.view, dict(kind="reset"), [])):
+        reset()
+        assert lab.driver.state is None and [m["kind"] for m in sent[-2:]] == ["reset", "status"]
+        for _ in range(3): press("Step")
+        until(lambda: not lab.driver.running)
+        assert lab.driver.state.step == 3
 
 
 def test_a_page_has_something_to_show_before_the_first_meta_step(make):

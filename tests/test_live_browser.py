@@ -3,6 +3,7 @@ import json
 import sys
 import time
 
+import psutil
 import pytest
 from conftest import Lab, command_page
 from mtt_nb.data import load
@@ -80,6 +81,11 @@ def test_every_button_and_slider(nb):
     lab.press("reset")
     lab.wait("d.shown === '0' && d.frames === '0' && d.points === '0'")
     assert nb.ask("print(lab.driver.state, lab.driver.running, len(runs()))") == "None False 0"
+    nb.page.locator(".widget-button.mtt-step").first.click(click_count=4, delay=1)  # faster than the steps
+    lab.wait("d.shown === '4' && d.running === '0'")
+    handles = nb.page.locator(".noUi-handle")
+    names = handles.evaluate_all("all => all.map(h => h.getAttribute('aria-label') + ': ' + h.getAttribute('aria-valuetext'))")
+    assert "student steps: 6" in names and "meta-steps a second, at most: fastest" in names
     nb.page.locator(".widget-hslider:has-text('speed') .noUi-handle").first.focus()
     key(nb.page, "Home")
     eventually(nb, "print(lab.driver.speed)", "1")
@@ -103,10 +109,21 @@ def test_full_screen_is_larger_fits_and_can_be_pointed_at(nb):
     assert 15 < middle < 25
     page.mouse.move(box["x"] + 5, box["y"] + 3)
     lab.wait("d.live === '1'")
+    bar = lab.root.locator(".mtt-bar")
+    assert "space: start" in bar.inner_text()
+    bar.locator(".mtt-step").click()
+    lab.wait("d.shown === '41'")
+    bar.locator(".mtt-toggle").click()
+    lab.wait("+d.shown > 45 && d.running === '1'")
+    assert bar.locator(".mtt-toggle").inner_text() == "Pause"
+    bar.locator(".mtt-toggle").click()
+    lab.wait("d.running === '0'")
+    bar.locator(".mtt-reset").click()
+    lab.wait("d.shown === '0'")
     key(page, "f")
     page.wait_for_function("() => !document.fullscreenElement && document.querySelector('.mtt').style.getPropertyValue('--mtt-scale') === '1'")
     page.wait_for_timeout(300)
-    assert page.evaluate(size) == before
+    assert page.evaluate(size) == before and not bar.is_visible()
 
 
 def test_looking_back_needs_no_kernel(nb):
@@ -127,6 +144,17 @@ def test_looking_back_needs_no_kernel(nb):
     lab.wait(f"+d.shown > {early}")
     page.mouse.move(box["x"] + 5, box["y"] + 3)
     lab.wait("d.live === '1' && d.shown === '40'")
+    strip = box["y"] + box["height"] - 190
+    page.mouse.move(box["x"] + box["width"] * 0.3, strip)  # a look at a student step is over when the mouse leaves; a press stays
+    lab.wait("+d.k > 1")
+    page.mouse.move(box["x"] + 5, box["y"] + 3)
+    lab.wait("d.k === ''")
+    page.mouse.click(box["x"] + box["width"] * 0.3, strip)
+    page.mouse.move(box["x"] + 5, box["y"] + 3)
+    page.wait_for_timeout(100)
+    assert int(lab.data["k"]) > 1
+    lab.root.locator(".mtt-live").click()
+    lab.wait("d.k === ''")
     page.mouse.move(box["x"] + box["width"] * 0.12, curve)  # drag, let go, and it stays
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.15, curve, steps=4)
@@ -170,6 +198,7 @@ def test_poking(nb):
     lab.wait("d.image === '0'")
     grad = lab.root.locator(".mtt-grad").evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
     assert len(set(zip(grad[::4], grad[1::4], grad[2::4], strict=True))) > 10
+    page.wait_for_timeout(200)  # the panel has been brought into view
     big = lab.root.locator(".mtt-big").bounding_box()
     page.mouse.move(big["x"] + big["width"] * 0.2, big["y"] + big["height"] * 0.2)
     page.mouse.down()  # painting pauses the run
@@ -181,12 +210,37 @@ def test_poking(nb):
     assert white == [255, 255, 255, 255]
     lab.root.locator(".mtt-undo").click()
     lab.wait("d.poke === ''")
+    # one fast stroke along the diagonal and out of the image: no gap, and no mark where it is outside
+    corner = [big["x"] + big["width"] * 15.5 / 16, big["y"] + big["height"] * 15.5 / 16]
+    page.mouse.move(big["x"] + big["width"] / 16, big["y"] + big["height"] / 16)
+    page.mouse.down()
+    page.mouse.move(*corner)
+    page.mouse.move(corner[0] + 100, corner[1])
+    page.mouse.move(corner[0] + 100, corner[1] - big["height"] * 0.8)
+    page.mouse.up()
+    lab.wait("d.poke !== ''")
+    painted = lab.root.locator(".mtt-big").evaluate("c => [...c.getContext('2d').getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0)")
+    assert all(painted[9 * i] == 255 for i in range(8)) and painted[7 + 8 * 2] < 255
+    cells = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
+    before = page.evaluate(cells)
+    key(page, "b")  # a new cell, if JupyterLab got it
+    key(page, "]")
+    lab.wait("d.image === '1'")
+    assert page.evaluate(cells) == before
+    lab.root.locator(".mtt-previous").click()
+    lab.wait("d.image === '0'")
+    lab.root.locator(".mtt-undo").click()
+    lab.wait("d.poke === ''")
+    panel, curves = lab.root.locator(".mtt-panel").bounding_box(), lab.box()
+    assert panel["y"] > curves["y"] + 200 and panel["y"] + panel["height"] < curves["y"] + curves["height"] - 130  # it covers nothing
+    page.wait_for_timeout(200)
+    big = lab.root.locator(".mtt-big").bounding_box()
     page.mouse.click(big["x"] + big["width"] * 0.2, big["y"] + big["height"] * 0.2)
     lab.wait("d.poke !== ''")
     lab.root.locator(".mtt-keep").click()
     page.wait_for_function("() => document.querySelector('.mtt-note').textContent.includes('Kept')")
     assert lab.root.locator(".mtt-keep").is_disabled() and lab.root.locator(".mtt-undo").is_disabled()
-    lab.root.locator(".mtt-close").click()
+    key(page, "Escape")
     lab.wait("d.image === ''")
     assert lab.root.locator(".mtt-canvas").evaluate("c => c === document.activeElement")  # so that the keys go on working
     assert float(nb.ask("print(float(data.to_display(lab.driver.distiller.images.detach())[0, 0, 1, 1]))")) == pytest.approx(1, abs=1e-5)
@@ -215,8 +269,9 @@ def test_poking(nb):
     # the backward sweep
     lab.root.locator(".mtt-sweep").click()
     lab.wait(f"d.inside === '{at + 2}' && d.share !== ''")
-    lab.wait("d.k === '0'")  # it runs down to the first step
+    lab.wait("d.k === '1'")  # it runs down to the first step
     assert "% of the gradient" in lab.root.inner_text()
+    lab.wait("d.k === '' && d.share === ''")  # and ends
     lab.root.locator(".mtt-chips button").last.click()
     chosen = lab.root.locator(".mtt-chips button").last.inner_text()
     lab.wait(f"d.expert === '{chosen}' || document.querySelector('.mtt-chips button:last-child').getAttribute('aria-pressed') === 'true'")
@@ -259,7 +314,7 @@ def test_trouble(nb):
         lab.wait("+d.shown > 2")
     nb.ask("lab.driver.distiller.lr = torch.tensor(1e30)")
     text = lab.wait("d.error !== '' && d.running === '0'")["error"]
-    assert "Diverged" in text and "lower" in text and text == lab.status()
+    assert "Diverged" in text and "lower" in text and text == lab.root.get_by_role("alert").inner_text()
     lab.press("reset")
     lab.press("start")
     lab.wait("d.error === '' && +d.shown > 2")
@@ -270,13 +325,26 @@ def test_trouble(nb):
     nb.page.go_back()
     nb.settle()
     lab.wait(f"+d.shown > {seen} && d.error === ''")
+    nb.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    lab.wait("d.error.includes('the kernel has gone') && d.running === '0'")
+    lab.root.locator(".mtt-canvas").focus()
+    key(nb.page, "s")  # asks nobody, and does no harm
+    nb.settle()
 
 
 def test_two_runs_and_the_dark(nb):
     lab = show(nb, "lab = Live(make, lambda: make(lr_img=100), names=['lr_img 10', 'lr_img 100'], fps=1000); lab.run(6); lab")
     lab.wait("d.runs === '2' && d.shown === '6'")
+    nb.page.set_viewport_size(dict(width=1400, height=1000))
+    lab.wait("d.width > '920'")
     width = lab.box()["width"]
     for x in (0, width / 2 + 10): assert {EXPERT, STUDENT} <= lab.colours(x, 20, width / 2 - 20, 200)
+    assert "lr_img 10 loss" in lab.status() and "lr_img 100 loss" in lab.status()
+    high = lab.box()["height"]
+    nb.page.set_viewport_size(dict(width=900, height=1000))  # too narrow for two
+    nb.page.wait_for_function("high => document.querySelector('.mtt-canvas').clientHeight > 1.5 * high", arg=high)
+    nb.page.set_viewport_size(dict(width=1400, height=1000))
+    nb.page.wait_for_function("high => document.querySelector('.mtt-canvas').clientHeight < 1.1 * high", arg=high)
     lab.press("step")
     lab.wait("d.shown === '7' && d.running === '0'")
     nb.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
@@ -288,6 +356,7 @@ def test_two_runs_and_the_dark(nb):
     lab.root.locator(".mtt-canvas").focus()
     key(nb.page, "Home")
     lab.wait("d.shown === '1'")
+    nb.page.set_viewport_size(dict(width=1280, height=1000))
 
 
 def test_voila(voila, page):
@@ -304,6 +373,21 @@ def test_voila(voila, page):
     assert {EXPERT, STUDENT} <= lab.colours(0, 20, width * 0.54, 200)
 
 
+def kernels(folder):
+    "Processes of kernels whose settings lie in this folder"
+    mine = [p for p in psutil.process_iter(["cmdline", "environ"]) if str(folder) in (p.info["environ"] or {}).get("IPYTHONDIR", "")]
+    return [p.pid for p in mine if any("ipykernel" in word for word in p.info["cmdline"])]
+
+
+def swipe(page, x, y, by):
+    "A finger that moves up"
+    touch = page.context.new_cdp_session(page)
+    touch.send("Emulation.setTouchEmulationEnabled", dict(enabled=True))
+    touch.send("Input.dispatchTouchEvent", dict(type="touchStart", touchPoints=[dict(x=x, y=y)]))
+    for i in range(1, 9): touch.send("Input.dispatchTouchEvent", dict(type="touchMove", touchPoints=[dict(x=x, y=y - by * i / 8)]))
+    touch.send("Input.dispatchTouchEvent", dict(type="touchEnd", touchPoints=[]))
+
+
 def test_the_lab_command(page, tmp_path):
     data, base, experts = load("digits"), PRESETS["digits", 1], tmp_path / "experts"
     buffer = record_experts(data, build("mlp", data.shape, data.n_classes, width=8), experts, n=1, epochs=12, lr=0.05, batch_size=256)
@@ -317,13 +401,28 @@ def test_the_lab_command(page, tmp_path):
         page.goto(address, timeout=120_000)
         lab = Lab(page)
         lab.wait("d.runs === '1' && d.frames === '0'", timeout=120_000)
-        assert "digits" in page.locator("h2").first.inner_text()
+        assert "digits" in page.locator("h2").first.inner_text() and "digits" in page.title()
         lab.press("step")
         lab.wait("d.shown === '1'")
+        page.set_viewport_size(dict(width=1280, height=500))
+        page.wait_for_timeout(300)
+        box = lab.box()
+        swipe(page, box["x"] + box["width"] * 0.6, box["y"] + 60, 100)  # over an image: the page moves, and the image stays shut
+        page.wait_for_function("top => document.querySelector('.mtt-canvas').getBoundingClientRect().top < top - 50", arg=box["y"])
+        assert lab.data["image"] == ""
+        assert len(kernels(tmp_path / "new")) == 1
+        page.goto("about:blank")  # the page is closed, and its kernel with it
+        end = time.time() + 20
+        while kernels(tmp_path / "new") and time.time() < end: time.sleep(0.2)
+        assert not kernels(tmp_path / "new")
     with command_page([*lab_command, "--run", tmp_path / "run"], tmp_path / "old") as address:
         page.goto(address, timeout=120_000)
         lab.wait("d.shown === '4' && d.frames === '4'", timeout=120_000)
         assert not page.locator(".widget-button").count()  # nothing to start
+        assert page.title() == "Replay of run" and lab.root.locator(".mtt-live").inner_text() == "Newest"
+        lab.root.locator(".mtt-play").click()
+        lab.wait("d.live === '0' && d.shown === '2'")
+        lab.wait("d.live === '1' && document.querySelector('.mtt-play').textContent === 'Play'")  # at the end it stops
         lab.root.locator(".mtt-canvas").focus()
         key(page, "Home")
         lab.wait("d.shown === '1'")
