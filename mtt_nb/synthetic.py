@@ -164,9 +164,11 @@ def _npz(synthetic: SyntheticSet, path: Path) -> None:
     parts |= {f"transform.{k}": t for k, t in synthetic.transform.tensors().items()}
     text = dict(classes=np.array(synthetic.meta["classes"]), meta=np.array(json.dumps(synthetic.meta)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial := path.with_name(f".{path.name}.partial"), "wb") as f:
-        np.savez(f, **{k: t.detach().cpu().numpy() for k, t in parts.items()}, **text)
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as f: np.savez(f, **{k: t.detach().cpu().numpy() for k, t in parts.items()}, **text)
+        partial.replace(path)
+    finally: partial.unlink(missing_ok=True)
 
 def _pictures(synthetic: SyntheticSet, path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
