@@ -17,7 +17,10 @@ __all__ = ['read_replay_buffer']
 def read_replay_buffer(
     file: Path | str,  # a replay_buffer_N.pt of the published code of trajectory matching
 ) -> Iterator[Tensor]:  # of each expert [epochs + 1, P]
-    "The experts of a file of lists of lists of tensors: expert, epoch from 0, parameter; nothing else in it is run or read"
+    "The experts of a file of lists of lists of tensors (expert, epoch from 0, parameter); ValueError for one that holds more"
+    try: experts = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError: raise
+    except Exception as e:  # of many kinds, as a file may hold anything
+        raise ValueError(f"{file} is no file of tensors alone ({type(e).__name__}): give a replay_buffer_N.pt") from None
     with understood(file):
-        for expert in torch.load(file, map_location="cpu", weights_only=True):
-            yield torch.stack([torch.cat([p.detach().flatten() for p in point]) for point in expert])
+        for expert in experts: yield torch.stack([torch.cat([p.detach().flatten() for p in point]) for point in expert])
