@@ -85,7 +85,8 @@ def watched(f: Callable, name: str) -> Callable:
         try: got = f(*args)
         except RuntimeError as e:
             require("in-place" not in str(e), "it changes an argument in place: compute a new tensor, as in a = a - b")
-            require(not re.search("dtype|scalar type", str(e)), "float32 meets float64: the check computes in float64, so make "
+            of_floats = re.search("dtype|scalar type", str(e)) and not re.search("Long|Byte|int32|int64|index", str(e))
+            require(not of_floats, "float32 meets float64: the check computes in float64, so make "
                     f"a new tensor of the type of those handed in, as in torch.zeros(n, dtype=x.dtype). PyTorch says: {e}")
             raise
         if got is None: raise Unfilled(f"{name} is not filled in yet: it returns nothing")
@@ -678,8 +679,10 @@ class Shell:
 
 def plain(source: str) -> str:
     "A cell's code as Python; magics, shell commands and questions ask a shell, but for a first line that only measures"
-    from IPython.core.inputtransformer2 import TransformerManager
-    return TransformerManager().transform_cell(re.sub(r"\A\s*%%(time|timeit|capture)\b.*", "", source))
+    source = re.sub(r"\A\s*%%(time|timeit|capture)\b.*", "", source)
+    try: from IPython.core.inputtransformer2 import TransformerManager
+    except ImportError: return re.sub(r"^\s*[%!].*$", "", source, flags=re.M)  # without Jupyter: the usual ones
+    return TransformerManager().transform_cell(source)
 
 def run_notebook(
     path: Path | str,
@@ -715,13 +718,14 @@ def grade(
     if not path.is_file(): raise FileNotFoundError(f"no file {path}")
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
-        code = ("import json, sys; from pathlib import Path; from mtt_nb.checks import run_notebook; "
+        code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job in the background has none
+                "import json, sys; from pathlib import Path; from mtt_nb.checks import run_notebook; "
                 "Path(sys.argv[2]).write_text(json.dumps(run_notebook(sys.argv[1], float(sys.argv[3]))))")
         env = dict(os.environ, MPLBACKEND="agg", PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
         command = [sys.executable, "-c", code, str(path), str(result), str(seconds)]
         how = dict(timeout=seconds + 60, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # 60: for the checks
         try: done = subprocess.run(command, cwd=folder, env=env, **how)
-        except subprocess.TimeoutExpired: return {"": f"it did not end within {seconds:g} seconds"}
+        except subprocess.TimeoutExpired: return {"": f"it did not end within {seconds + 60:g} seconds"}
         last = (done.stderr.strip().splitlines() or ["it ended early"])[-1]
         if not result.exists(): return {"": f"it could not be run: {last}"}
         said = json.loads(result.read_text())

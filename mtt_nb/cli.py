@@ -52,7 +52,7 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'LEAVING', 'pick_device', 'given', 'adapted',
            'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce',
            'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
-           'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'training', 'write_accuracies', 'evaluate',
+           'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged', 'write_accuracies', 'evaluate',
            'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
@@ -298,8 +298,12 @@ def choose_data(data: str | None, preset: str | None, buffer: ExpertBuffer | Non
     return there or data or data_of(preset)
 
 def seen_by(buffer: ExpertBuffer | None) -> dict:
-    "The augmentation that the experts saw, for the students too, as in the paper"
-    return dict(augment=buffer.meta["augment"], augment_mode=buffer.meta["augment_options"].get("mode")) if buffer else {}
+    "The augmentation that the experts saw, for the students too, as in the paper; ValueError where settings cannot say it"
+    if not buffer: return {}
+    name, options = buffer.meta["augment"], buffer.meta["augment_options"]
+    if options.keys() - {"mode"}: raise ValueError(f"the experts saw {name} with {options}, for which there are no options here: "
+                                                   "distil in Python, where MTT(...).augment can be set")
+    return dict(augment=name, augment_mode=options.get("mode"))
 
 # %% ../nbs/42_cli.ipynb #61d9ba63
 def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
@@ -424,13 +428,12 @@ def reproduce(
             full_data=full_data, out=out, stop_after=left)
 
 # %% ../nbs/42_cli.ipynb #5683f1c6
-def training(synthetic: SyntheticSet) -> dict:
-    "Epochs and batch size to train on a set with: those that chose it, else its method's preset's, else the paper's"
+def judged(synthetic: SyntheticSet) -> dict:
+    "How a set is judged: as its run did, else by its method's preset, else as in the paper"
     method, data, ipc = map(synthetic.meta.get, ("method", "data", "ipc"))
     presets = (SELECTIONS | METHODS)[method].presets if method in SELECTIONS | METHODS else {}
     its_own = presets[data, ipc].evaluation if (data, ipc) in presets else {}
-    protocol = Protocol(**its_own | synthetic.meta.get("training", {}))
-    return dict(epochs=protocol.epochs, batch_size=protocol.batch_size)
+    return Protocol(**its_own | synthetic.meta.get("judged", {})).judged
 
 # %% ../nbs/42_cli.ipynb #5104e277
 def write_accuracies(results: dict, networks: dict, out: Path) -> None:
@@ -452,27 +455,27 @@ def evaluate(
     model: Annotated[list[str] | None, typer.Option(help="Network to train, repeatable; by default that of the set.")] = None,
     split: Annotated[str, typer.Option(help="val, or test when all choices are made; or train.")] = "test",
     learned_steps: Annotated[bool, typer.Option("--learned-steps", help="Take the steps that DD learned, and no other.")] = False,
-    nets: Nets = 5, epochs: EvalEpochs = None, batch_size: BatchSize = None, compile: Compile = None,
-    root: Root = None, seed: Seed = 0,
+    nets: Nets = None, epochs: EvalEpochs = None, batch_size: BatchSize = None, compile: Compile = None,
+    root: Root = None, seed: Annotated[int | None, typer.Option(help="Seed of the networks.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
-    "Train fresh networks on a distilled set and try them on real images; by default as its run did."
+    "Train fresh networks on a distilled set and try them on real images; by default as its run did, or as its preset says."
     if learned_steps and (given(epochs=epochs, batch_size=batch_size) or compile):
         raise ValueError("the learned steps are all: leave out --epochs, --batch-size and --compile")
     if out is not None: check_writable(out)
     synthetic, where = SyntheticSet.load(file), pick_device(device)
-    steps = training(synthetic) | given(epochs=epochs, batch_size=batch_size)
+    how = judged(synthetic) | given(nets=nets, epochs=epochs, batch_size=batch_size, seed=seed)
     data = load(synthetic.meta["data"], root, **synthetic.meta["data_options"], device=where)
     announce(where, data)
     networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
-    how_long = "learned steps" if learned_steps else "{epochs} epochs, batches of {batch_size}".format(**steps)
+    how_long = "learned steps" if learned_steps else "{epochs} epochs, batches of {batch_size}".format(**how)
     def told(name, r):
         print(f"{name:>10} ({networks[name].n_params:,} parameters): {split} accuracy {r.text} "
-              f"({nets} networks, {how_long})")
-    options = dict(nets=nets, seed=seed, split=split, progress=told)
-    how = dict(how=evaluate_steps) if learned_steps else dict(steps, compile=bool(compile))
-    results = cross_architecture(synthetic, data, networks, **options, **how)
+              f"({how['nets']} networks, {how_long})")
+    if learned_steps: how = dict(how=evaluate_steps, nets=how["nets"], seed=how["seed"])
+    else: how |= dict(compile=bool(compile))
+    results = cross_architecture(synthetic, data, networks, split=split, progress=told, **how)
     if out is None: return
     write_accuracies(results, networks, out)
     print(f"table and picture: {out}")
@@ -539,7 +542,7 @@ def lab_page(title: str, call: str, note=""):
     return nbformat.v4.new_notebook(cells=cells, metadata={"title": title, "kernelspec": kernel})
 
 # %% ../nbs/42_cli.ipynb #abec7e55
-LEAVING = {"disable_check_xsrf": True}  # or a page that is closed may not end its kernel; the server hears this machine alone
+LEAVING = {"disable_check_xsrf": True}  # or a page that is closed may not end its kernel, whose name no other page knows
 
 def serve_lab(port: int, browser: bool, *page) -> None:
     "Serve the `lab_page` of `page`, until Ctrl-C; ValueError where the port is taken"

@@ -82,8 +82,8 @@ class _Run:
     carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next, of each stream its own
     knobs: tuple[str, ...] = ("lr_img",)  # settings that may change during a run
 
-    def __init_subclass__(cls):
-        super().__init_subclass__()
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
         if "method" not in vars(cls): cls.method = cls.__name__
 
     def check(self, config: Config) -> None: "ValueError where the settings do not go with the data"
@@ -330,7 +330,9 @@ class JsonLines:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.read(self.path) if line["step"] <= after_step] if after_step else []
         partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with open(partial, "w") as f:
+            f.write("".join(json.dumps(line) + "\n" for line in kept))
+            f.flush(); os.fsync(f.fileno())
         os.replace(partial, self.path)
     @staticmethod
     def read(path: Path | str) -> list[dict]:
@@ -340,6 +342,9 @@ class JsonLines:
             try: read.append(json.loads(line))
             except ValueError: raise ValueError(f"{path}: line {i} is damaged; take it out, or move the file away") from None
         return read
+    def settle(self) -> None:
+        "Bring what was written to the disk, where it outlives a power cut"
+        with open(self.path, "r+") as f: os.fsync(f.fileno())
     def write(self, **entry) -> None:
         "Append one line; it must have a `step`"
         entry = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}

@@ -19,8 +19,9 @@ def read_replay_buffer(
 ) -> Iterator[Tensor]:  # of each expert [epochs + 1, P]
     "The experts of a file of lists of lists of tensors (expert, epoch from 0, parameter); ValueError for one that holds more"
     try: experts = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError: raise
+    except OSError: raise  # which says that there is no such file, say
     except Exception as e:  # of many kinds, as a file may hold anything
         raise ValueError(f"{file} is no file of tensors alone ({type(e).__name__}): give a replay_buffer_N.pt") from None
-    with understood(file):
-        for expert in experts: yield torch.stack([torch.cat([p.detach().flatten() for p in point]) for point in expert])
+    def points(expert):
+        with understood(file): return torch.stack([torch.cat([p.detach().flatten() for p in point]) for point in expert])
+    return map(points, experts)

@@ -452,7 +452,7 @@ def store_experts(
     if _headers(path): raise ValueError(f"{path} already holds experts: choose another folder")
     check_writable(path)
     try:
-        for i, theta in enumerate(paths):
+        for i, theta in enumerate(t.float() for t in paths):
             if theta.ndim != 2 or theta.shape[1] != model.n_params or len(theta) < 2 or not theta.isfinite().all():
                 raise ValueError(f"expert {i} {tuple(theta.shape)}: must be finite numbers [epochs + 1, {model.n_params}]")
             right, epochs = accuracy(model, theta[-1].to(data.device), *data.part("val")), len(theta) - 1
@@ -463,7 +463,7 @@ def store_experts(
                                  dtype="float32", tf32=None)
             files.append(_file(path, i))
             reports = [Epoch(i, t, None, right if t == epochs else None) for t in range(1, epochs + 1)]
-            _store(path, i, theta.float(), reports, settings)
+            _store(path, i, theta, reports, settings)
         return ExpertBuffer(path)
     except BaseException:
         for file in files: file.unlink(missing_ok=True)

@@ -710,7 +710,7 @@ class View {
     frame ??= begin;
     const k = frame?.distance && this.inner() || null;  // student step k leads to point k: none leads to the start
     const norms = k && run.inside?.step === frame.step ? run.inside.norms : null;
-    this.imagesHeading(run, frame, r, begin ? ", as they begin" : "", norms ? `bar: share of the gradient of student step ${k}` : "");
+    this.imagesHeading(run, frame, r, begin ? ", as they begin" : "", norms ? `bar: gradient by student step ${k}, of the largest` : "");
     if (!frame) { this.text(hint, r.x, r.y + 38, { color: ink.faint }); return; }
     const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
     let best = [0, 1];
@@ -747,12 +747,12 @@ class View {
     const styles = [[this.ink_.student, []], [this.ink_.third, [5, 3]], [this.ink_.expert, [2, 3]]];
     const panel = (i, ...curve) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, styles, ...curve);
     const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
-    const loss = runs[0]?.info.loss ?? "loss", every = runs[0]?.info.validates;
+    const loss = runs[0]?.info.loss ?? "loss", every = runs[0]?.info.every;
     const titles = [`${loss}, log scale (thick: running mean)`, `${loss}, log scale`, `${loss}, log`, "loss, log"];
     panel(0, titles.slice(+many), column(1), true, short);
     panel(1, ["student learning rate", "student lr"], column(2), false, short);
     const percent = v => `${(100 * v).toFixed(1)} %`, accuracy = runs.map(run => run.accuracy);
-    if (withAccuracy) panel(2, ["validation accuracy", "accuracy"], accuracy, false, percent, `every ${every} meta-steps`);
+    if (withAccuracy) panel(2, ["validation accuracy", "accuracy"], accuracy, false, percent, every ? `every ${every} meta-steps` : "");
     if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * (runs.length - 1 - i), { color: styles[i % 3][0], size: 11 }));
   }
 

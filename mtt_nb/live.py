@@ -74,7 +74,7 @@ class Run(Recorded):
     def _begin(self):
         self.distiller, self.scribe = self.driver.distiller, Scribe(self.driver.distiller, self.planes)
         self.planes = self.scribe.planes  # fitted once, whatever is reset
-        self.history = History(dict(self.scribe.info, validates=self.validate and self.every))
+        self.history = History(dict(self.scribe.info, validates=self.validate is not None, every=self.every))
         self.scribe.plane(0)  # so that a page has an expert to draw before the first meta-step
         self.history.planes = self.scribe.drawn()
         self.points, self.edits, self.waiting, self.shown = [], {}, False, -math.inf

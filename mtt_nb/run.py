@@ -59,10 +59,13 @@ class Protocol:
     def validation(self) -> dict:
         "What validations must share to be compared"
         return dict(networks=self.val_nets, epochs=self.epochs, batch_size=self.batch_size)
+    @property
+    def judged(self) -> dict:
+        "What another needs to know to find the same accuracy"
+        return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
     def options(self, **other) -> dict:
         "Those of `evaluate`"
-        return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed,
-                    compile=self.compile) | other
+        return self.judged | dict(compile=self.compile) | other
 
 # %% ../nbs/39_run.ipynb #10f6c73a
 def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, model: FlatModel, ranks=ALONE) -> dict:
@@ -166,21 +169,21 @@ def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Reco
         raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
     ranks.meet()
     if ranks.rank: there = resume(distiller, checkpoint)
+    if not there and distiller.steps: raise ValueError("the distiller has taken steps already, which no log has: give a new one")
     if there: require_files(out, distiller.steps)
     else: keep_checkpoint(distiller, checkpoint)
     before = History.load(history) if there and history.exists() else None
     return Recorder(distiller, every=every, history=before, total=total)
 
 # %% ../nbs/39_run.ipynb #41f22505
-def keep_best(distiller, seen: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
-    "Log a validation, and keep the set if none before was better"
+def keep_best(distiller, seen: dict, how: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
+    "Log a validation, and keep the set, with word of how it will be judged, if none before was better"
     best, step = best_validation(log.read(log.path)), distiller.steps
     log.write(step=step, **seen)
     recorder.measured(step, seen["val_accuracy"])
     if best is not None and seen["val_accuracy"] < best["val_accuracy"]: return
-    training = {k: seen["protocol"][k] for k in ("epochs", "batch_size")}
     synthetic = distiller.synthetic
-    replace(synthetic, meta=synthetic.meta | dict(training=training)).save(out / "distilled.safetensors")
+    replace(synthetic, meta=synthetic.meta | dict(judged=how)).save(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
@@ -204,10 +207,10 @@ def distil(
         def over(): return distiller.steps >= total or spent >= seconds
         def validate():
             seen = look(distiller.synthetic, data, protocol, distiller.model, ranks)
-            if not ranks.rank: keep_best(distiller, seen, out, *writers)
+            if not ranks.rank: keep_best(distiller, seen, protocol.judged, out, *writers)
         last, seen_here = ranks.agree(over(), any("val_accuracy" in line for line in log if line["step"] == distiller.steps))
         def keep():
-            if not ranks.rank: recorder.history.save(out / "history.safetensors")
+            if not ranks.rank: recorder.history.save(out / "history.safetensors"); writers[0].settle()
             keep_checkpoint(distiller, out / "checkpoint.safetensors")
         if not (last and seen_here): require_comparable(log, protocol)
         if last and not seen_here: validate(); keep()  # it was stopped here, and no more steps are wanted now
@@ -268,7 +271,7 @@ def told_apart(synthetic: SyntheticSet) -> dict:
                 augment=[synthetic.augment.strategy, synthetic.augment.options])
 
 def images_per_class(synthetic: SyntheticSet, data: ImageData) -> int:
-    "Images of each class; ValueError where a random selection of the same size could not have as many of each"
+    "Images of each class; ValueError where as many random images could not have as many of each"
     ipc, rest = divmod(len(synthetic), data.n_classes)
     if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: judge it without random images")
     return ipc
@@ -294,7 +297,8 @@ def judge(
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of as many random images and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
-    asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, **asdict(protocol))
+    asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
+                 **asdict(protocol))
     try: stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError): stored = None
     if not isinstance(stored, dict): stored = {}  # none yet, or damaged: measured again
@@ -304,8 +308,8 @@ def judge(
     baselines = {"random": lambda **how: evaluate_random(data, images_per_class(synthetic, data), **options, **how),
                  "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
-    measures = {own_name(synthetic): partial(evaluate, synthetic, data)} | {name: baselines[name] for name in beside}
-    for name, measure in measures.items():
+    for name in dict.fromkeys([own_name(synthetic), *beside]):
+        measure = baselines.get(name) or partial(evaluate, synthetic, data)  # of random images the rule, and not this one draw
         if name in stored["accuracies"]: continue
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs

@@ -126,7 +126,8 @@ def run_cell(plan: Plan, cell: Cell, say: Say = lambda *_: None) -> dict[str, Ev
     synthetic = made(plan, cell, say)
     say(cell, "test")
     results = judge(synthetic, plan.data, folder, protocol, lr=plan.preset(cell).config.lr_teacher, beside=["random"])
-    if not (folder / "report.md").exists():
+    report, found = folder / "report.md", folder / "results.json"
+    if not report.exists() or report.stat().st_mtime < found.stat().st_mtime:
         write_report(synthetic, plan.data, results, folder, protocol, f"One cell of a table with a budget of {plan.budget}.")
     say(cell, "done")
     return results
