@@ -68,6 +68,13 @@ def test_formulas_stand_alone(path):
             assert after.strip() == "" or after.startswith("\n\n"), f"no empty line after a formula, before {after[:60]!r}"
 
 
+@pytest.mark.parametrize("path", sorted(NBS.rglob("*.ipynb")), ids=lambda p: p.stem)
+def test_outputs_name_no_machine(path):
+    "A warning of a library, with the path where it is installed, is for whoever runs the notebook and for no reader"
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        assert "site-packages" not in json.dumps(cell.get("outputs", []))
+
+
 def test_tables_on_the_site_are_tables():
     pages = list((NBS.parent / "_docs/html").glob("*.html"))
     if not pages: pytest.skip("no site: make docs")
