@@ -55,9 +55,9 @@ def train_networks(
     batch_size=256,
     augment: DSA | None = None,
     seed=0,
-    stream="evaluate",  # of random numbers: another name, other networks
+    stream="evaluate",  # of random numbers: another name draws other networks
     compile=False,  # the step through `fast`: for long trainings
-    rows=slice(None),  # of the networks: those to train; all are drawn, so that each is the same whoever trains the others
+    rows=slice(None),  # the networks to train; all are drawn, so that each is the same whichever process trains the others
     own: Tensor | None = None,  # [nets,m]: which of the n images each network has; by default all of them
 ) -> Tensor:  # [nets,P], or those rows of it
     "SGD with momentum 0.9, weight decay 5e-4 and a tenth of lr from half-way on, for all networks side by side"
@@ -82,7 +82,7 @@ class Evaluation:
     split: str  # the part of the data they were tested on
     lr: float | None = None
     augment: str | None = None
-    diverged: int = 0  # networks whose parameters are not finite; their accuracies are counted as they come
+    diverged: int = 0  # networks whose parameters are not finite; their accuracies count like the others
     @property
     def mean(self) -> float: return sum(self.accuracies) / len(self.accuracies)
     @property
@@ -107,7 +107,7 @@ def by_spec(spec: str) -> FlatModel:
     return rebuilt(json.loads(spec))
 
 def shared(model: FlatModel) -> FlatModel:
-    "Of all networks that are built like this one the one that `by_spec` gives; a network of your own as it is"
+    "Of all networks built like this one, the one that `by_spec` gives; a network of your own as it is"
     return by_spec(json.dumps(model.spec)) if "shape" in model.spec else model
 
 def evaluate(
@@ -189,7 +189,7 @@ def evaluate_random(
     seed=0,  # of the networks and the images; the first network has those of `random_selection`
     **options,  # of `evaluate`
 ) -> Evaluation:
-    "Real images drawn at random, other ones for each network: what any distilled set has to beat"
+    "Real images drawn at random, a fresh draw for each network: what any distilled set has to beat"
     g = seeded(seed, "random selection", device=data.device)
     own = torch.stack([choose_per_class(data.y_train, ipc, data.n_classes, g) for _ in range(nets)])
     return evaluate(full_set(data, network=network, augment=augment, lr=lr), data, nets=nets, seed=seed, own=own, **options)
