@@ -104,7 +104,7 @@ def distances(
 
 # %% ../nbs/10_plane.ipynb #9f93399c
 def layer_distances(
-    model,  # a FlatModel, or whatever has its `shapes` and `sizes`
+    model,  # a FlatModel, or anything with its `shapes` and `sizes`
     path: Tensor,  # [N+1,P]
     target: Tensor,  # [P]
 ) -> dict[str, Tensor]:  # distances [N+1] for the name of every parameter tensor
