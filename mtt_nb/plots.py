@@ -135,7 +135,7 @@ def _clipped(sets: Sequence[SyntheticSet]) -> str:
     return f"{beyond / sum(x.numel() for x in values):.1%} lie beyond and are clipped"
 
 def _fit(name: str, dots: float) -> str:
-    "As much of a name as has room, at 8 points"
+    "As much of a name as there is room for, at 8 points"
     most = max(int(dots / 6.2), 2)
     return name if len(name) <= most else name[: most - 1] + "\u2026"
 
@@ -144,7 +144,7 @@ def _wall(
     rows: list[Tensor],  # images in [0,1], each row [columns,C,H,W]
     above: list[list[str]],  # names over the images of each row; an empty list for none, and no room for them
     beside: list[str],  # a name in front of every row; an empty list for none
-    note: str,  # goes on after what is said of the pixel scale
+    note: str,  # follows the words on the pixel scale
 ) -> Picture:
     "Rows of images, each pixel a square of whole dots on the screen"
     side, columns = rows[0].shape[-1], max(len(r) for r in rows)
