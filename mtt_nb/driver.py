@@ -21,7 +21,7 @@ __all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Counting', 'Blocking', 
 
 # %% ../nbs/12_driver.ipynb #ee47300b
 class Turns:
-    "A lock without pushing in: who comes back for it waits behind those already there. Its holder may take it again"
+    "A lock without queue-jumping: whoever comes back for it waits behind those already there. Its holder may take it again"
     def __init__(self):
         self._door, self._lock = threading.Lock(), threading.Lock()
         self._owner, self._depth = None, 0
@@ -69,7 +69,7 @@ class Stepper:
         self,
         make,  # function that makes the distiller, so that reset can make it again; or a distiller
         observers: Iterable[Callable] = (),  # functions of a State, called after every meta-step
-        on_change: Iterable[Callable] = (),  # functions of nothing, called when the run starts, stops or is reset
+        on_change: Iterable[Callable] = (),  # functions without arguments, called when the run starts, stops or is reset
     ):
         self.make = again(make) if hasattr(make, "step") and not isinstance(make, type) else make
         self.observers, self.on_change = list(observers), list(on_change)
@@ -103,7 +103,7 @@ class Stepper:
 class Counting(Stepper):
     "A Stepper that takes as many meta-steps as are asked for"
     def _take(self) -> bool:
-        "Whether another meta-step is wanted; if not, the run has ended, and who asks for one later begins anew"
+        "Whether another meta-step is wanted; if not, the run has ended, and whoever asks for one later begins anew"
         with self._asking:
             self.running = self.left > 0 and not self._stop.is_set()
             self.left -= 1
@@ -162,7 +162,7 @@ class Threaded(Blocking):
             if not self.running: self.pause(wait=True)  # a thread that has done its last step may still be telling of it
             super()._begin(n)
     def start(self, n=math.inf) -> None:
-        "Go on from a background thread, for n meta-steps or to the end; where it already does, for n more"
+        "Run in a background thread, for n meta-steps or to the end; where it already runs, for n more"
         with self._control:
             with self._asking:
                 if self.running and not self._stop.is_set(): self.left += n; return
@@ -182,13 +182,13 @@ class Driver(Threaded):
         "Exactly one meta-step; its State, or the last one where the run is over"
         return self.run(1)
     def reset(self) -> None:
-        "Stop, and begin anew with a distiller made anew; a held segment is let go"
+        "Stop, and begin again with the distiller as it was at first; a held segment is released"
         with self._control:
             self.pause(wait=True)
             with self.lock: self._anew(); self.segment = None
         self._tell()
     def change(self, **settings) -> None:
-        "Other settings from the next meta-step on, where the distiller has `change`"
+        "New settings from the next meta-step on, where the distiller has `change`"
         with self.lock: self.distiller.change(**settings)
     @property
     def rate(self) -> float:
