@@ -41,7 +41,7 @@ def full_unroll(model, theta, xs, ys, lr, momentum) -> tuple[Tensor, Tensor]:
 def pull_back(
     model,
     inputs: tuple[Tensor, Tensor, Tensor],  # theta, x and y of one step
-    wanted: tuple[bool, bool, bool],  # which of them to differentiate by
+    wanted: tuple[bool, bool, bool],  # which of them to differentiate with respect to
     nu: Tensor,  # like theta
 ) -> tuple[Tensor, list[Tensor | None]]:  # <g,nu>, and (dg/dtheta)^T nu, (dg/dx)^T nu, (dg/dy)^T nu
     "The products of a vector with the gradient of one step, and with its derivatives; the step's graph is gone on return"
@@ -63,7 +63,7 @@ def student_step(model, momentum, theta, velocity, x, y, lr) -> tuple[Tensor, Te
     return theta - lr * velocity, velocity
 
 def adjoint_step(model, momentum, wanted, theta, velocity, x, y, lr, lam, nu) -> tuple[Tensor | None, ...]:
-    "One step of the sweep: lambda and nu, like theta, before the step from those after it, and the gradients of its x, y, lr"
+    "One step of the sweep: from lambda and nu after the step (like theta) to those before it, and the gradients of x, y, lr"
     nu = momentum * nu - lr * lam
     if momentum: d_lr, (_, products) = -(lam * velocity).sum(), pull_back(model, (theta, x, y), wanted, nu)
     else:  # nu is -lr * lam, and the velocity is g
@@ -91,7 +91,7 @@ class AdjointUnroll(torch.autograd.Function):
         ctx.make, ctx.model, ctx.momentum = make, model, momentum
         ctx.save_for_backward(path, velocities, xs, ys, lr)
         ctx.mark_non_differentiable(path)
-        ctx.set_materialize_grads(False)  # else backward is handed zeros of the size of the path
+        ctx.set_materialize_grads(False)  # else backward gets zeros of the size of the path
         return theta, path
 
     @staticmethod
@@ -106,7 +106,7 @@ class AdjointUnroll(torch.autograd.Function):
         for i in reversed(range(len(xs))):
             wanted = i > 0 or need_theta or ctx.make is fast, need_x, need_y
             step = ctx.make(adjoint_step, ctx.model, ctx.momentum, wanted)
-            theta, velocity = path[i].to(lam.device), velocities[i].to(lam.device) if ctx.momentum else nu  # nu: not looked at
+            theta, velocity = path[i].to(lam.device), velocities[i].to(lam.device) if ctx.momentum else nu  # nu: not used
             lam, nu, d_x, d_y, d_lr = step(theta, velocity, xs[i], ys[i], lr[i], lam, nu)
             if need_x: dx[i] = d_x
             if need_y: dy[i] = d_y
@@ -146,7 +146,7 @@ def unroll(
     momentum=0.0,  # in [0,1)
     memory="constant",  # "constant": exact adjoint sweep; "full": PyTorch's own graph of all steps
     compile=False,  # the two steps of "constant" through `Fast`: slow at first, then faster
-    path_device=None,  # where "constant" keeps the points passed: "cpu" where a GPU's memory is short; by default with theta
+    path_device=None,  # where "constant" keeps the points passed: "cpu" if a GPU is short of memory; by default with theta
     return_path=False,  # also return the points passed [N+1,P] or [N+1,K,P], without gradient
 ) -> Tensor:  # theta_N, like theta, differentiable in theta, xs, lr and soft ys
     "N steps of SGD from theta (the inner loop of the paper's Algorithm 1); ValueError for input that does not fit together"
