@@ -25,7 +25,7 @@ def require_positive(config, *names: str) -> None:
 
 # %% ../nbs/06_settings.ipynb #768014c9
 def require_numbers(config) -> None:
-    "ValueError unless a dataclass' numbers are whole, or finite, as its types say; NumPy's and PyTorch's become Python's"
+    "ValueError unless a dataclass's numbers are whole, or finite, as its types say; NumPy's and PyTorch's become Python's"
     for f in fields(config):
         kind, *others = getattr(f.type, "__name__", str(f.type)).split(" | ")
         value = getattr(config, f.name)
@@ -65,11 +65,11 @@ class MTTConfig(Config):
     "The settings of Algorithm 1"
     syn_steps: int = 20  # N: student steps
     expert_epochs: int = 2  # M: epochs from start to target
-    max_start_epoch: int = 10  # T+: starts are drawn below it
+    max_start_epoch: int = 10  # T+: start epochs are drawn below it
     lr_lr: float = 1e-5  # step size of the student's learning rate, which begins as `lr_teacher`
     batch_syn: int | None = None  # synthetic images in a student step; all of them by default
     student_momentum: float = 0.0
-    segments_per_step: int = 1  # K: a meta-step goes down the mean gradient of so many segments
+    segments_per_step: int = 1  # K: a meta-step goes down the mean gradient of this many segments
     memory: str = "constant"  # of `unroll`
     compile: bool = False  # of `unroll`
     path_device: str | None = None  # of `unroll`
@@ -91,7 +91,7 @@ class MTTConfig(Config):
 
 # %% ../nbs/06_settings.ipynb #22ad3c39
 def require_batch(config, n: int) -> None:
-    "ValueError where a minibatch is larger than the n synthetic images; a method without minibatches has none"
+    "ValueError if a minibatch is larger than the n synthetic images; methods without minibatches pass"
     size = getattr(config, "batch_syn", None) or n
     require(size <= n, "batch_syn", size, f"at most {n}, the number of synthetic images")
 
@@ -174,7 +174,7 @@ PRESETS: dict[tuple[str, int], Preset] = {  # by data set and images per class
 
 # %% ../nbs/06_settings.ipynb #d689a5b6
 def find_preset(
-    name: str,  # as "digits-ipc1"
+    name: str,  # such as "digits-ipc1"
     presets: dict[tuple[str, int], Preset] = PRESETS,  # of which method; by default those of trajectory matching
 ) -> Preset:
     "The preset called `DATA-ipcN`; ValueError that lists them all for an unknown one"
