@@ -151,7 +151,7 @@ def starting_images(
     pix_init: str,  # "real", or "noise": pixels of the standard normal distribution
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # images [n,C,H,W] and their labels [n]
-    "What a run begins with: real images drawn at random, or noise under the same labels"
+    "What a run begins with: real images drawn at random, or noise with the same labels"
     if pix_init not in ("real", "noise"): raise ValueError(f"pix_init {pix_init!r}: 'real' or 'noise'")
     pick = choose_per_class(data.y_train, ipc, data.n_classes, generator)
     images = data.x_train[pick].clone()
