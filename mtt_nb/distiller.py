@@ -52,8 +52,8 @@ class State:
     step: int  # from 1
     loss: float  # of `images` and `lr`
     lr: float  # the learning rate to train with, as it was in this step
-    draw: object | None  # of trajectory matching: segment, minibatches and augmentations; of several, the first
-    images: Tensor  # the synthetic images that this loss is of [n,C,H,W]
+    draw: object | None  # in trajectory matching: segment, minibatches and augmentations; of several draws, the first
+    images: Tensor  # the synthetic images before the step, which have this loss [n,C,H,W]
     labels: Tensor
     grad: Tensor | None  # of the loss with respect to the images [n,C,H,W]; None where they are not learned
     seconds: float  # that the step took
@@ -66,7 +66,7 @@ class State:
 
     @property
     def path(self) -> Tensor | None:
-        "The student's parameters [N+1,P], from the start to its end: at hand for the latest state, computed again for older ones"
+        "The student's parameters [N+1,P], from its start to its end: kept for the latest state, recomputed for older ones"
         return self._path and self._path()
 
 # %% ../nbs/06_distiller.ipynb #cda51975
@@ -79,16 +79,16 @@ class _Run:
     method = ""  # its name in files; by default that of the class
     loss_name = "loss"  # what its loss is, for the axis of a curve
     learns = {"images": "lr_img"}  # what a step moves, and the setting that is the size of its steps
-    carries: tuple[str, ...] = ()  # further tensors that a step leaves to the next, of each stream its own
+    carries: tuple[str, ...] = ()  # further tensors that one step passes to the next, separately for each stream
     knobs: tuple[str, ...] = ("lr_img",)  # settings that may change during a run
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "method" not in vars(cls): cls.method = cls.__name__
 
-    def check(self, config: Config) -> None: "ValueError where the settings do not go with the data"
+    def check(self, config: Config) -> None: "ValueError if the settings do not fit the data"
     def change(self, **settings) -> None:
-        "Other settings from the next meta-step on, those named in `knobs`"
+        "Change settings that are named in `knobs`, from the next meta-step on"
         fixed = set(settings) - set(self.knobs)
         if fixed: raise ValueError(f"{', '.join(sorted(fixed))} cannot change during a run: begin a new one")
         config = replace(self.config, **settings)
@@ -105,7 +105,7 @@ class _Run:
 
     @property
     def about(self) -> dict:
-        "What else a set should say of how it was made"
+        "What else a set should say about how it was made"
         return {}
 
     @property
@@ -115,7 +115,7 @@ class _Run:
 
     @property
     def identity(self) -> str:
-        "JSON of all that the run depends on: everything but how long to go on"
+        "JSON of all that the run depends on: everything except how long to go on"
         return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from), sort_keys=True)
 
 # %% ../nbs/06_distiller.ipynb #e71165c1
@@ -141,7 +141,7 @@ class _Streams(_Run):
         return seeded(self.config.seed, "distill", *[j] * (j > 0), device=self.data.device)
     @property
     def generator(self) -> torch.Generator:
-        "The first stream of this rank, as a rule the only one"
+        "The first stream of this rank, usually the only one"
         return self.streams[0]
     def renew(self) -> None: "Begin anew with what is carried"
 
@@ -157,7 +157,7 @@ class _Streams(_Run):
 # %% ../nbs/06_distiller.ipynb #390f4df8
 def require_same_run(
     there: str,  # JSON of all that the stored run depends on
-    here: str,  # and of the run that wants to go on from it
+    here: str,  # and of the run that is to resume from it
 ) -> None:
     "ValueError that names what differs"
     differ = differences(json.loads(there), json.loads(here))
@@ -167,17 +167,17 @@ def require_same_run(
 class _Own(_Streams):
     "What the streams of this rank need to go on"
     def names(self, *names: str, stream=0) -> list[str]:
-        "What things of one of this rank's streams are called in a state: NAME in the first of all, J.NAME in stream j"
+        "The names in a state of what belongs to one of this rank's streams: NAME for the first of all, J.NAME for stream j"
         j = self.ranks.rank * len(self.streams) + stream
         return [f"{j}.{name}" if j else name for name in names]
 
     def own_state(self) -> dict[str, Tensor]:
-        "The position of each, and what is carried"
+        "The position of each stream, and what is carried"
         state = {self.names("generator", stream=j)[0]: g.get_state() for j, g in enumerate(self.streams)}
         return state | {k: getattr(self, name).clone() for k, name in zip(self.names(*self.carries), self.carries)}
 
     def own_from(self, state: dict) -> tuple[list[torch.Generator], dict[str, Tensor]]:
-        "The same from the state of a run; ValueError where it is not there"
+        "The same from the state of a run; ValueError if it is missing"
         there, asked = sum(k.split(".")[-1] == "generator" for k in state), self.ranks.size * len(self.streams)
         if there != asked:
             raise ValueError(f"a state of {there} streams, not {asked}: go on with as many ranks as before, or begin anew")
@@ -189,7 +189,7 @@ class _Own(_Streams):
 
 # %% ../nbs/06_distiller.ipynb #a950605b
 def _require_shapes(learned: dict[str, Tensor], moments: dict[str, Tensor], here: dict[str, Tensor]) -> None:
-    "ValueError unless what is learned has the shapes that it has here, and each moment that of something learned"
+    "ValueError unless what is learned has the same shapes as here, and each moment that of something learned"
     known = {(), *(tuple(t.shape) for t in here.values())}
     for name, t in (moments | learned).items():
         wanted = {tuple(here[name].shape)} if name in learned else known
@@ -197,9 +197,9 @@ def _require_shapes(learned: dict[str, Tensor], moments: dict[str, Tensor], here
 
 # %% ../nbs/06_distiller.ipynb #976ed24f
 class _Between(_Own):
-    "What a distiller is between two steps, and how another takes its place"
+    "The state of a distiller between two steps, and how another distiller takes over from it"
     def state_dict(self) -> dict:
-        "All that a run needs to go on exactly: tensors, and the identity of the run"
+        "All that a run needs to resume exactly: tensors, and the identity of the run"
         own = self.ranks.gather(self.own_state())
         return self.shared_state() | own | dict(steps=torch.tensor(self.steps), identity=self.identity)
 
@@ -209,7 +209,7 @@ class _Between(_Own):
         return learned | {f"moments.{k}": v for k, v in self.moments.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        "Go on from `state_dict()` of a run of the same method with the same settings, data and network; ValueError otherwise"
+        "Resume from `state_dict()` of a run of the same method with the same settings, data and network; ValueError otherwise"
         if "identity" not in state: raise ValueError(f"a state with {', '.join(state) or 'nothing'}: give what state_dict() gave")
         require_same_run(state["identity"], self.identity)
         streams, carried = self.own_from(state)
@@ -226,7 +226,7 @@ def downhill(
     learns: dict[str, str],  # the setting that is the step size, by the name of what is moved
     values: dict[str, Tensor],
     grads: dict[str, Tensor],
-    moments: dict[str, Tensor],  # of each, as NAME.MOMENT
+    moments: dict[str, Tensor],  # of each value, as NAME.MOMENT
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # values and moments after the step; the arguments are left as they are
     "One step of the optimiser for everything that a method learns"
     after, remembered = {}, {}
@@ -239,7 +239,7 @@ def downhill(
 
 # %% ../nbs/06_distiller.ipynb #29028341
 def loss_and_gradients(distiller, learned: dict[str, Tensor]) -> list[Tensor]:
-    "A method's loss, and its gradient by all that it learns, each handed in by its name; ValueError for what is no loss"
+    "A method's loss, and its gradients with respect to all that it learns, passed by name; ValueError if it is not a loss"
     loss, name = distiller.loss(**learned), f"{type(distiller).__name__}.loss"
     if not (isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad):
         raise ValueError(f"{name} gave {loss!r}: it must give a scalar tensor, made from its arguments {', '.join(learned)}")
@@ -266,12 +266,12 @@ class Distiller(_Between):
         raise NotImplementedError(f"{type(self).__name__} has no loss")
     def after_step(self) -> None: "What the method does once the images have moved"
     def must_be_finite(self, after: dict[str, Tensor]) -> list[Tensor]:
-        "Of what is learned, as it would be after the step"
+        "What must be finite after the step: all that is learned"
         return list(after.values())
 
     @repeatable()
     def step(self) -> State:
-        "One meta-step; where it is not finite: Diverged, what is learned unchanged"
+        "One meta-step; Diverged if it is not finite, with what is learned unchanged"
         began, lr = time.perf_counter(), self.lr.item()
         before = {name: getattr(self, name).clone().requires_grad_() for name in self.learns}
         loss, *grads = self.ranks.mean(loss_and_gradients(self, before))
@@ -294,10 +294,10 @@ class Distiller(_Between):
         while self.steps < self.config.iterations: yield self.step()
 
 # %% ../nbs/06_distiller.ipynb #acc1155f
-FORMAT = 2  # of checkpoints; 1 had one stream for all segments, and did not say its number
+FORMAT = 2  # of checkpoints; format 1 had one stream for all segments, and did not say its number
 
 def save_checkpoint(path: Path | str, distiller) -> None:
-    "Write `distiller.state_dict()` as one safetensors file, whole or not at all; of several ranks all call, and the first writes"
+    "Write `distiller.state_dict()` as one safetensors file, whole or not at all; all ranks call it, and the first one writes"
     state = distiller.state_dict()
     texts = {k: v for k, v in state.items() if isinstance(v, str)}
     if distiller.ranks.rank: return
@@ -305,7 +305,7 @@ def save_checkpoint(path: Path | str, distiller) -> None:
 
 # %% ../nbs/06_distiller.ipynb #f09e1901
 def _check_format(path: Path | str, meta: dict, streams: int) -> None:
-    "ValueError for a checkpoint of another version that this one cannot go on from exactly"
+    "ValueError for a checkpoint of another version that this one cannot resume from exactly"
     form, version = meta.get("format", 1), meta["version"]
     if form > FORMAT:
         raise ValueError(f"{path} was written by a newer mtt_nb, {version}, in format {form}; this one, {__version__}, reads "
@@ -315,7 +315,7 @@ def _check_format(path: Path | str, meta: dict, streams: int) -> None:
                          "numbers: finish the run with that version, or begin anew")
 
 def load_checkpoint(path: Path | str, distiller) -> None:
-    "Let a distiller of the same settings go on from the file"
+    "Let a distiller with the same settings resume from the file"
     tensors, meta = load_tensors(path, "checkpoint")
     with understood(path):
         _check_format(path, meta, distiller.ranks.size * len(distiller.streams))
@@ -324,7 +324,7 @@ def load_checkpoint(path: Path | str, distiller) -> None:
 
 # %% ../nbs/06_distiller.ipynb #5916aeae
 class JsonLines:
-    "An observer that writes every state as one line of JSON; a run that goes on from step k first drops the lines after k"
+    "An observer that writes every state as one line of JSON; a run that resumes from step k first drops the lines after k"
     def __init__(self, path: Path | str, after_step=0):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -343,7 +343,7 @@ class JsonLines:
             except ValueError: raise ValueError(f"{path}: line {i} is damaged; take it out, or move the file away") from None
         return read
     def settle(self) -> None:
-        "Bring what was written to the disk, where it outlives a power cut"
+        "Force what was written onto the disk, where it survives a power cut"
         with open(self.path, "r+") as f: os.fsync(f.fileno())
     def write(self, **entry) -> None:
         "Append one line; it must have a `step`"
