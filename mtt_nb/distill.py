@@ -153,7 +153,7 @@ class MTT(_Students):
         self._latest: list[Tensor] = []  # the latest path, in a list that its state shares
 
     def step(self, segment: Segment | None = None) -> State:
-        "One meta-step, on random segments or the given one; where it is not finite: Diverged, images and lr unchanged"
+        "One meta-step, on random segments or the given one; Diverged if it is not finite, with images and lr unchanged"
         began, k = time.perf_counter(), len(self.streams)
         draws = [self.draw(segment, j) for j in range(k)]
         images, lr = self.images.clone().requires_grad_(), self.lr.clone().requires_grad_()
@@ -169,10 +169,10 @@ class MTT(_Students):
             self.images, self.lr, self.moments = after
         elif not self.config.skip_nonfinite: raise diverged(self.steps + 1, draws[0].segment, loss, lr, self.config)
         self.steps += 1
-        self._latest.clear()  # the state before this one lets go of its path
+        self._latest.clear()  # the state before this one releases its path
         self._latest = paths
         @repeatable(self.config.allow_tf32)
-        @torch.enable_grad()  # images and lr ask for gradients as above: other kernels would round otherwise
+        @torch.enable_grad()  # images and lr require gradients as above: else other kernels run, and round differently
         def path_of_state(): return paths[0] if paths else next(self.losses(draws, images, lr))[1]
         seconds = time.perf_counter() - began
         return State(self.steps, loss.item(), lr.item(), draws[0], images.detach(), self.labels, grad, seconds, path_of_state)
