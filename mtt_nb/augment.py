@@ -124,7 +124,7 @@ def draw(
 
 # %% ../nbs/02_augment.ipynb #2b472ca0
 class Strategy:
-    "Which operations to apply, how they meet, and how strong they are"
+    "Which operations to apply, how they are combined, and how strong they are"
     def __init__(
         self,
         strategy="color_crop_cutout_flip_scale_rotate",  # operations joined by "_"; "none" leaves images as they are
@@ -163,7 +163,7 @@ def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dic
 
 # %% ../nbs/02_augment.ipynb #cb50a0c2
 def part(device: torch.device) -> int:
-    "Values that are worked on at once: what stays in a CPU's cache; more on a GPU, where calls cost time, not values"
+    "How many values to work on at once: what stays in a CPU's cache; more on a GPU, where calls cost time, not values"
     return 2**18 if device.type == "cpu" else 2**21
 
 def _in_parts(f, x: Tensor, rows: Tensor, params: dict[str, Tensor]) -> Tensor:
@@ -218,7 +218,7 @@ class DSA(Strategy):
 
 # %% ../nbs/02_augment.ipynb #986c0ef2
 def require_dsa(augment: DSA | None) -> None:
-    "ValueError for an augmentation that is only named, or is none, or could not be rebuilt from its name in a file"
+    "ValueError for what is only a name, or no augmentation at all, or could not be rebuilt from its name in a file"
     if not isinstance(augment, DSA | None): raise ValueError(f"augment {augment!r}: give DSA('crop_flip'), say, or None")
     if type(augment) not in (DSA, type(None)):
         raise ValueError(f"augment {augment!r}: files name operations alone, from which a class of your own would not come back; "
@@ -226,7 +226,7 @@ def require_dsa(augment: DSA | None) -> None:
 
 # %% ../nbs/02_augment.ipynb #2ab50642
 def alike(batches: Iterable[Tensor], values: int, device: torch.device) -> Iterator[Tensor]:
-    "Batches of indices [B], stacked to [k,B]: on a CPU k=1, on a GPU as many neighbours of one shape as `values` an image allow"
+    "Batches of indices [B], stacked to [k,B]: on a CPU k=1, on a GPU as many neighbours of one shape as fit at `values` an image"
     group = []
     for batch in batches:
         if group and batch.shape != group[0].shape:

@@ -27,7 +27,7 @@ __all__ = ['LOADERS', 'TRANSFORMS', 'seeded', 'image_grid', 'Raw', 'loader', 'sp
 # %% ../nbs/01_data.ipynb #e678fed5
 def seeded(
     *keys,  # what names the stream: the seed first, then words and numbers, as in `seeded(seed, "expert", 3)`
-    device="cpu",  # where the numbers are drawn; a GPU draws other numbers than a CPU
+    device="cpu",  # where the numbers are drawn; a GPU draws different numbers from a CPU
 ) -> torch.Generator:
     "A random generator of its own for each list of keys: same keys, same numbers; the global generator is left alone"
     keys = tuple(k.item() if hasattr(k, "item") else k for k in keys)  # NumPy's 3 and PyTorch's 3 are 3
@@ -37,8 +37,8 @@ def seeded(
 # %% ../nbs/01_data.ipynb #1f0d4e65
 def image_grid(
     x: Tensor,  # images [n,C,H,W] in [0,1], C 1 or 3
-    columns: int | None = None,  # images in a row; all in one row up to ten, else the square root
-    zoom: int | None = None,  # pixels on the screen for a pixel; by default as many as make an image at least 32 wide
+    columns: int | None = None,  # images in a row; up to ten go in one row, else the square root of their number
+    zoom: int | None = None,  # screen pixels for each pixel; by default enough to make an image at least 32 wide
     gap=1,  # white pixels between images, before the zoom
 ) -> np.ndarray:  # [height, width, 3] uint8
     "Lay images out in one picture, row by row; ValueError for other shapes or pixels"
@@ -123,7 +123,7 @@ class Normalise(Transform):
 
 # %% ../nbs/01_data.ipynb #4687ae8a
 def blocks(x: Tensor, numbers=2**22) -> tuple[Tensor, ...]:
-    "Views of x, a few rows each: what is worked on at a time, so that no second copy of x is needed"
+    "Views of x, a few rows each, to be worked on one at a time, so that no second copy of x is needed"
     return x.split(max(1, numbers // max(1, x.shape[1:].numel())))
 
 # %% ../nbs/01_data.ipynb #2ba93666
@@ -140,7 +140,7 @@ class ZCA(Transform):
         x: Tensor,  # images [n,C,H,W] in [0,1]
         eps=0.1,  # added to the variances; 0.1 as in the paper's experiments
     ) -> ZCA:
-        "Worked out in float64"
+        "Computed in float64"
         if x[0].numel() > 3 * 64 * 64:
             raise ValueError(f"ZCA of images {tuple(x.shape[1:])} needs matrices of {x[0].numel():,} rows; "
                              "whiten images up to 3x64x64, normalise larger ones (zca=False)")
@@ -168,7 +168,7 @@ class Streamed:
     def __getitem__(self, which) -> Tensor:
         "Images [...,C,H,W] by index: a slice, or a tensor of any shape"
         rows = self.rows[which.cpu() if isinstance(which, Tensor) else which]
-        x = self.raw[rows.flatten()].to(self.device)  # bytes travel, a quarter of what floats would be
+        x = self.raw[rows.flatten()].to(self.device)  # bytes are moved, a quarter of what floats would be
         x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
         return self.transform(x).view(*rows.shape, *self.shape[1:])
     def split(self, n: int) -> Iterator[Tensor]: return (self[i:i + n] for i in range(0, len(self), n))
@@ -233,9 +233,9 @@ def drop_partials(folder: Path) -> None:
 
 # %% ../nbs/01_data.ipynb #1d899e12
 def fingerprint(
-    *parts,  # tensors on the CPU, and anything whose `repr` says it all
+    *parts,  # tensors on the CPU, and anything whose `repr` describes it completely
 ) -> str:  # 16 hexadecimal digits
-    "A hash of all parts in their order: of tensors the type, the shape and every byte"
+    "A hash of all parts in order; of tensors, it takes the type, the shape and every byte"
     digest = hashlib.sha256()
     for part in parts:
         pieces = [part] if isinstance(part, Tensor) else blocks(part) if isinstance(part, Streamed) else None
@@ -280,7 +280,7 @@ def _picked(x: Tensor, rows: Tensor) -> Tensor:
     return picked
 
 def _transformed(transform: Transform, x: Tensor | Streamed) -> Tensor | Streamed:
-    "The transform applied to images in their place"
+    "The transform, applied to the images in place"
     if isinstance(x, Streamed): return Streamed(x.raw, x.rows, transform)
     for block in blocks(x): block.copy_(transform(block))
     return x
@@ -309,7 +309,7 @@ def make_data(
     seed=0,  # of the split (and of the choice under `limit`)
     device="cpu",
     limit: int | None = None,  # keep at most this many training images (before the split), balanced over the classes
-    stream=False,  # leave the images where they are, as mapped from a file, and read those that are asked for
+    stream=False,  # leave the images in the file they are mapped from, and read only those that are asked for
 ) -> ImageData:
     "Check, split and transform raw images, with the statistics of the training part alone; ValueError for what does not fit"
     classes = tuple(map(str, raw.classes))
@@ -331,7 +331,7 @@ def make_data(
     ys = [y[rows] for _, y, rows in parts]
     kind = ZCA if zca else Normalise
     made_of = fingerprint(name, classes, kind.kind, *xs, *ys)
-    if torch.device(device).type == "cuda": xs = [x.to(device) for x in xs]  # the matrices of ZCA are its kind of work
+    if torch.device(device).type == "cuda": xs = [x.to(device) for x in xs]  # a GPU is good at the matrices of ZCA
     transform = kind.fit(xs[0])
     parts = [t for x, y in zip(xs, ys) for t in (_transformed(transform, x), y)]
     options = dict(zca=zca, val_fraction=val_fraction, seed=seed, limit=limit)

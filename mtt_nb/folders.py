@@ -143,7 +143,7 @@ def _first_writable(places: Sequence[Path]) -> Path:
 
 # %% ../nbs/01_folders.ipynb #1b1dd472
 def reporter(what: str, every=10) -> Callable[[int, int], None]:
-    "A progress callback (done, total) that writes a line to stderr every ten seconds, so nothing for what is soon done"
+    "A progress callback (done, total) that writes a line to stderr every ten seconds, so nothing for short work"
     begun = said = time.monotonic()
     def report(done, total):
         nonlocal said
@@ -158,12 +158,12 @@ def decoded(
     name: str,
     files: Sequence[Path],
     base: Path,  # the folder that all files are in
-    size: int | None = None,  # rows and columns; by default those of the files, if all are alike
+    size: int | None = None,  # rows and columns; by default those of the files, if all have the same
     channels=3,
     root: Path | None = None,  # of the data sets; the file of decoded images is in its folder `decoded`
-    progress: Callable[[int, int], None] | None = None,  # told (done, total) now and then; by default `reporter`
+    progress: Callable[[int, int], None] | None = None,  # called with (done, total) now and then; by default `reporter`
 ) -> Tensor:  # uint8 [n,C,H,W], memory-mapped; writing to it does not reach the file
-    "Images decoded once, and from then on mapped"
+    "Decode images once, and map them from then on"
     if size is not None and size < 1: raise ValueError(f"size {size}: must be at least 1, or left out")
     key = decoded_name(name, files, base, size, channels)
     for place in _places(root):
@@ -177,10 +177,10 @@ def decoded(
 
 # %% ../nbs/01_folders.ipynb #b9b2280d
 def _all_grey(files: Sequence[Path]) -> bool:
-    "Whether no file has colours; it looks at headers, up to the first colour"
+    "Whether no file has colours; reads headers until the first file with colour"
     def grey(file):
         with suppress(Exception), Image.open(file) as image: return image.mode in GREY
-        return True  # whoever decodes it will say what is wrong
+        return True  # `decode` will say what is wrong
     return all(map(grey, files))
 
 # %% ../nbs/01_folders.ipynb #7431dec1
@@ -191,7 +191,7 @@ def _raw(name: str, base: Path, parts: dict, classes: Sequence[str], size, chann
 
 # %% ../nbs/01_folders.ipynb #6cf017dc
 def cut_test(files: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> dict[str, tuple[list[Path], list[int]]]:
-    "Cut off a fifth of every class for testing, always the same"
+    "Set aside a fifth of every class for testing, always the same images"
     rows = dict(zip(("train", "test"), split(torch.tensor(labels), 0.2, seeded("folder", "test"))))
     few = [c for k, c in enumerate(classes) if labels.count(k) < 3]
     if few: raise ValueError(f"fewer than 3 images of {', '.join(few)}: too few for a test part; add images, or a folder test/")

@@ -24,7 +24,7 @@ __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'ch
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
-    "instance": lambda width: nn.GroupNorm(width, width),  # one group a channel, with scale and shift: as the published networks
+    "instance": lambda width: nn.GroupNorm(width, width),  # one group per channel, with scale and shift, as in the published networks
     "group": lambda width: nn.GroupNorm(math.gcd(4, width), width),
     "layer": lambda width: nn.GroupNorm(1, width),
     "batch": nn.BatchNorm2d,
@@ -107,7 +107,7 @@ class LeNet(Layers):
             nn.init.zeros_(layer.bias)
 
 # %% ../nbs/03_models.ipynb #8cc0f822
-LARGEST = 10**9  # parameters of a network, and 10^6 of any number that it is made from: a stranger's file may ask for more
+LARGEST = 10**9  # most parameters of a network; any number it is made from: at most 10^6. A stranger's file may ask for more
 
 def _require_memory(network, shape, n_classes: int, options: dict) -> None:
     "ValueError for a network of absurd size, before memory is taken"
@@ -264,7 +264,7 @@ def training_loss(
 
 # %% ../nbs/03_models.ipynb #da45fd4a
 def forward_blocks(x: Tensor) -> tuple[Tensor, ...]:
-    "Images [n,C,H,W] in blocks for passes without gradient: on a CPU so few that what the layers make of them stays in its cache"
+    "Images [n,C,H,W] in blocks for passes without gradient: on a CPU so few that what the layers compute stays in its cache"
     return blocks(x, 2**16 if x.device.type == "cpu" else 2**20)
 
 # %% ../nbs/03_models.ipynb #36a7505e
@@ -273,7 +273,7 @@ def features(
     theta: Tensor,  # [P]
     x: Tensor,  # [n,C,H,W]
 ) -> list[Tensor]:  # each [n,D]
-    "What every activation puts out, and what goes into the last layer, flattened; ValueError unless the layers stand in a row"
+    "The output of every activation, and the input of the last layer, flattened; ValueError unless the layers are in a row"
     if not isinstance(model.module, nn.Sequential):
         raise ValueError(f"{model}: features need layers in a row, an nn.Sequential such as convnet, mlp or lenet")
     theta, out = model.unflatten(theta), []
@@ -285,5 +285,5 @@ def features(
 
 @torch.no_grad()
 def last_features(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
-    "What goes into the last layer [n,D], for many images [n,C,H,W], without gradient"
+    "The input of the last layer [n,D], for many images [n,C,H,W], without gradient"
     return torch.cat([features(model, theta, block)[-1] for block in forward_blocks(x)])

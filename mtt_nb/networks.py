@@ -58,12 +58,12 @@ class AlexNet(Layers):
 
 # %% ../nbs/03_networks.ipynb #1cb5c7b7
 class Residual(nn.Module):
-    "Two 3x3 convolutions with norms, added to what came in"
+    "Two 3x3 convolutions with norms, added to the input"
     def __init__(
         self,
         c_in: int, c_out: int,  # channels
         stride: int,  # of the first convolution: 2 halves the image
-        norm,  # makes a norm for so many channels, as the values of NORMS
+        norm,  # makes a norm for a number of channels, as the values of NORMS do
     ):
         super().__init__()
         def conv(c, size, stride): return nn.Conv2d(c, c_out, size, stride, padding=size // 2, bias=False)

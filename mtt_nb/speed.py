@@ -26,7 +26,7 @@ __all__ = ['aten', 'SMALL', 'REWRITTEN', 'ONE_AT_A_TIME', 'pool', 'pool_backward
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
-    "The shape of x [B,C,H,W] cut into the tiles of a pooling, [B,C,rows,h,columns,w], if whole tiles it is"
+    "The shape of x [B,C,H,W] cut into the tiles of a pooling, [B,C,rows,h,columns,w], or None unless it has whole tiles"
     (h, w), (height, width) = size, x.shape[2:]
     padded = any([padding] if isinstance(padding, int) else padding)
     plain = list(stride or size) == list(size) and not padded and not divisor_override
@@ -46,11 +46,11 @@ def pool_backward(g: Tensor, x: Tensor, size, *options) -> Tensor:
 aten = torch.ops.aten
 
 def gradient(which: int, g, x, weight, *options) -> Tensor:
-    "Of a convolution, by x [B,C,H,W] (0) or weight [O,C,h,w] (1): like that; g [B,O,...] is the gradient of its result"
+    "Of a convolution, with respect to x [B,C,H,W] (0) or weight [O,C,h,w] (1); g [B,O,...] is the gradient of its result"
     return aten.convolution_backward(g, x, weight, None, *options, [i == which for i in range(3)])[which]
 
 def separate_gradients(g, x, weight, bias_sizes, *options) -> tuple:
-    "The gradients of a convolution by x [B,C,H,W], weight [O,C,h,w] and bias [O], each like that, as operations of their own"
+    "The gradients with respect to a convolution's x [B,C,H,W], weight [O,C,h,w] and bias [O], as separate operations"
     *options, wanted = options
     if sum(wanted) < 2: return NotImplemented
     return (*(gradient(i, g, x, weight, *options) if wanted[i] else None for i in (0, 1)),
@@ -78,7 +78,7 @@ def _plain(x, weight, stride, dilation) -> bool:
 
 # %% ../nbs/03_speed.ipynb #d30743d4
 def rows(x: Tensor, size, padding, groups) -> tuple[Tensor, tuple[int, int, int]]:
-    "What each place of a convolution's result looks at, [groups, B*H*W, h*w*C/groups] (im2col), and B, H, W of the result"
+    "What each place of a convolution's result depends on, [groups, B*H*W, h*w*C/groups] (im2col), and B, H, W of the result"
     x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1).unflatten(3, (groups, -1))
     places = len(x), x.shape[1] - size[0] + 1, x.shape[2] - size[1] + 1
     seen = [x[:, i : i + places[1], j : j + places[2]] for i in range(size[0]) for j in range(size[1])]
@@ -107,7 +107,7 @@ def as_product(x, weight, bias, stride, padding, dilation, transposed, rest, gro
 
 # %% ../nbs/03_speed.ipynb #9488db2f
 def gradient_as_product(g, x, weight, bias_sizes, stride, padding, dilation, transposed, rest, groups, wanted) -> tuple:
-    "The gradient of a small convolution by x or by weight, likewise"
+    "The gradient of a small convolution with respect to x or weight, likewise"
     if transposed or sum(wanted) > 1 or wanted[2] or not _plain(x, weight, stride, dilation): return NotImplemented
     if wanted[0]: return product(g, weight, padding, groups, transposed=True), None, None
     seen, _ = rows(x, weight.shape[2:], padding, groups)
@@ -117,14 +117,14 @@ def gradient_as_product(g, x, weight, bias_sizes, stride, padding, dilation, tra
 
 # %% ../nbs/03_speed.ipynb #92c226f0
 def _side_by_side(tensors: tuple[Tensor, ...], groups: int) -> list[Tensor] | None:
-    "The arrays of a convolution on a CPU with the channels of a pixel side by side, if they are not all so"
+    "The arrays of a convolution on a CPU with the channels of a pixel side by side, unless they all are already"
     if tensors[0].device.type != "cpu" or tensors[0].ndim != 4 or groups > 1: return None
     turned = [t.contiguous(memory_format=torch.channels_last) for t in tensors]
     return None if all(a is b for a, b in zip(turned, tensors)) else turned
 
 # %% ../nbs/03_speed.ipynb #aee9b6e8
 def channels_last(x, weight, bias, *options) -> Tensor:
-    "A convolution of x [B,C,H,W], told how its arrays are to lie"
+    "A convolution of x [B,C,H,W], its arrays with the channels of a pixel side by side"
     turned = _side_by_side((x, weight), options[-1])
     return aten.convolution(*turned, bias, *options) if turned else NotImplemented
 
@@ -135,7 +135,7 @@ def channels_last_gradient(g, x, weight, bias_sizes, *options) -> tuple:
 
 # %% ../nbs/03_speed.ipynb #9a087a6d
 def first_of(*rules: Callable) -> Callable:
-    "The first of several rules that has something to say"
+    "The first of several rules that applies"
     def rule(*args): return next((out for r in rules if (out := r(*args)) is not NotImplemented), NotImplemented)
     return rule
 
@@ -146,7 +146,7 @@ REWRITTEN = {aten.avg_pool2d.default: pool, aten.avg_pool2d_backward.default: po
 
 # %% ../nbs/03_speed.ipynb #0f579f5b
 def recorded(f: Callable, tensors: tuple[Tensor, ...]) -> GraphModule:
-    "`f` as the list of operations that it does on these tensors, rewritten, without those that nothing comes of"
+    "`f` as the list of operations that it does on these tensors, rewritten, without those whose results are not used"
     program = make_fx(f, decomposition_table=REWRITTEN)(*tensors)
     program.graph.eliminate_dead_code()
     program.recompile()
@@ -175,7 +175,7 @@ class Replayed:
     "A function of CUDA tensors as a CUDA graph over its own copies of inputs and outputs"
     def __init__(self, f: Callable, tensors: tuple[Tensor, ...]):
         self.inputs, self.graph = [t.detach().clone() for t in tensors], torch.cuda.CUDAGraph()
-        with torch.cuda.device(tensors[0].device):  # of several GPUs that of the tensors: else nothing would be recorded
+        with torch.cuda.device(tensors[0].device):  # of several GPUs the one with the tensors: else nothing would be recorded
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -195,7 +195,7 @@ class Fast:
 
     def __init__(
         self,
-        f: Callable,  # of tensors, to tensors; what else it uses is recorded as it is at the first call
+        f: Callable,  # from tensors to tensors; whatever else it uses is recorded as it is at the first call
     ):
         self.f, self.made = f, {}
 
@@ -218,7 +218,7 @@ def fast(step: Callable, *fixed) -> Fast:
     return Fast(partial(step, *fixed))
 
 # %% ../nbs/03_speed.ipynb #8f02e009
-ONE_AT_A_TIME = threading.RLock()  # of several threads: the switches, and the arrays of a graph, are there once
+ONE_AT_A_TIME = threading.RLock()  # one of several threads: the switches, and the arrays of a graph, exist only once
 
 @contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
