@@ -235,7 +235,7 @@ def drop_partials(folder: Path) -> None:
 def fingerprint(
     *parts,  # tensors on the CPU, and anything whose `repr` describes it completely
 ) -> str:  # 16 hexadecimal digits
-    "A hash of all parts in order; of tensors, it takes the type, the shape and every byte"
+    "A hash of all parts in order; for tensors, of the type, the shape and every byte"
     digest = hashlib.sha256()
     for part in parts:
         pieces = [part] if isinstance(part, Tensor) else blocks(part) if isinstance(part, Streamed) else None

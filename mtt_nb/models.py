@@ -24,7 +24,7 @@ __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'ch
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
-    "instance": lambda width: nn.GroupNorm(width, width),  # one group per channel, with scale and shift, as in the published networks
+    "instance": lambda width: nn.GroupNorm(width, width),  # one group per channel, with scale and shift, as published
     "group": lambda width: nn.GroupNorm(math.gcd(4, width), width),
     "layer": lambda width: nn.GroupNorm(1, width),
     "batch": nn.BatchNorm2d,
