@@ -13,7 +13,7 @@ from .data import ImageData, seeded
 from .experts import train_epoch
 from .models import FlatModel, last_features, rebuilt
 from .speed import repeatable
-from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, the third of them
+from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, re-exported
 
 # %% auto #0
 __all__ = ['herd', 'Watching', 'per_class', 'selected', 'herding', 'forgetting_events', 'watch', 'forgetting']
@@ -23,7 +23,7 @@ def herd(
     features: Tensor,  # [n,D]
     n: int,
 ) -> Tensor:  # indices [n], in the order of the picks
-    "Greedy picks, none twice, whose mean stays as near as can be to the mean of all (Rebuffi et al. 2017)"
+    "Greedy picks, none twice, whose mean stays as near as possible to the mean of all (Rebuffi et al. 2017)"
     if not 1 <= n <= len(features): raise ValueError(f"n {n}: must be 1 to {len(features)}, the number of images")
     mean, total = features.mean(0), torch.zeros_like(features[0])
     taken, picks = torch.zeros(len(features), dtype=torch.bool, device=features.device), []
@@ -37,14 +37,14 @@ def herd(
 # %% ../nbs/20_selection.ipynb #f581f273
 @dataclass(frozen=True)
 class Watching:
-    "How the network that judges the images is trained: plain SGD"
+    "How the network that ranks the images is trained: plain SGD"
     epochs: int = 12
     lr: float = 0.05
     batch_size: int = 64
 
 # %% ../nbs/20_selection.ipynb #e9a29df6
 def per_class(data: ImageData, ipc: int, choose) -> Tensor:
-    "Indices [n_classes * ipc]: of every class those that `choose(indices of the class)` puts first"
+    "Indices [n_classes * ipc]: for every class, the `ipc` images that `choose(indices of the class)` ranks first"
     choose_per_class(data.y_train, ipc, data.n_classes, seeded(0, device=data.device))  # an error for too large an ipc
     members = ((data.y_train == k).nonzero()[:, 0] for k in range(data.n_classes))
     return torch.cat([m[choose(m)[:ipc]] for m in members])
@@ -60,13 +60,13 @@ def herding(
     data: ImageData,
     ipc: int,
     *,
-    network: dict,  # the spec of the network that judges, and that is to be trained on the set
+    network: dict,  # the spec of the network that ranks the images, and that will be trained on the set
     augment: DSA,
-    lr=0.01,  # to train with on the set
+    lr=0.01,  # for training on the set
     seed=0,
     watching: Watching = Watching(),
 ) -> SyntheticSet:
-    "Of every class the images whose mean feature, in a trained network, stays nearest to that of the class"
+    "For every class, the images whose mean feature in a trained network stays nearest to that of the class"
     model, g, w = rebuilt(network).to(data.device), seeded(seed, "herding", device=data.device), watching
     theta = model.init(g)
     for _ in range(w.epochs): theta, _ = train_epoch(model, theta, data.x_train, data.y_train, w.lr, w.batch_size, None, g)
@@ -88,7 +88,7 @@ def watch(
     generator: torch.Generator,
     watching: Watching = Watching(),
 ) -> tuple[Tensor, Tensor]:  # bool [epochs,n], and the mean loss of each image [n]
-    "Train on the real images and note of every one whether its prediction was right, just before the step that uses it"
+    "Train on the real images and note for each whether its prediction was right, just before the step that uses it"
     theta, n = model.init(generator), len(data.x_train)
     right, losses = torch.zeros(watching.epochs, n, dtype=torch.bool, device=data.device), torch.zeros(n, device=data.device)
     for epoch in range(watching.epochs):
@@ -114,10 +114,10 @@ def forgetting(
     seed=0,
     watching: Watching = Watching(),
 ) -> SyntheticSet:
-    "Of every class the images that are forgotten most often, those never learned first; of equals, the one of larger loss"
+    "For every class, the images that are forgotten most often, those never learned first; among ties, the larger loss first"
     model = rebuilt(network).to(data.device)
     right, losses = watch(data, model, seeded(seed, "forgetting", device=data.device), watching)
-    events, rank = forgetting_events(right), losses.argsort().argsort() / len(losses)  # below 1: it only parts equals
+    events, rank = forgetting_events(right), losses.argsort().argsort() / len(losses)  # below 1: it only breaks ties
     score = torch.nan_to_num(events, posinf=watching.epochs) + rank
     pick = per_class(data, ipc, lambda m: score[m].argsort(descending=True))
     return selected(data, pick, "forgetting", network, augment, lr, seed)
