@@ -21,7 +21,7 @@ __all__ = ['row_cosine_distance', 'ClassBatches', 'PairConfig', 'Pairs', 'DCConf
 def row_cosine_distance(
     model: FlatModel,
     a: Tensor,  # gradients [K,P], of K classes
-    b: Tensor,  # and those to compare with
+    b: Tensor,  # gradients to compare them with [K,P]
 ) -> Tensor:  # [K]
     "One minus the cosine between the rows of each weight tensor, summed over rows and tensors (DC, equation 9)"
     total = torch.zeros(len(a), device=a.device, dtype=a.dtype)
@@ -68,7 +68,7 @@ class Pairs(Distiller):
         return self.augment(real, params), self.augment(synthetic, params)
 
     def trained(self, theta: Tensor, epochs: int) -> Tensor:
-        "The network after so many epochs of plain SGD on the images as they are now"
+        "The network after this many epochs of plain SGD on the images as they are now"
         lr, g = self.lr.item(), self.generator
         for _ in range(epochs): theta, _ = train_epoch(self.model, theta, self.images, self.labels, lr, 256, self.augment, g)
         return theta
@@ -76,18 +76,18 @@ class Pairs(Distiller):
 # %% ../nbs/22_gradients.ipynb #f8a50a10
 @dataclass(frozen=True)
 class DCConfig(PairConfig):
-    "The settings of DC; with an augmentation it is DSA"
+    "The settings of DC; with an augmentation, DC is DSA"
     lr_img: float = 0.1
     augment: str = "none"
-    outer_steps: int = 1  # comparisons on one network: 1, 10 and 50 are published for 1, 10 and 50 images per class
-    inner_epochs: int = 1  # that it trains on the images in between: 1, 50 and 10
+    outer_steps: int = 1  # comparisons per network; published: 1, 10 and 50 for 1, 10 and 50 images per class
+    inner_epochs: int = 1  # of training on the images between comparisons; published: 1, 50 and 10
     def __post_init__(self):
         super().__post_init__()
         require_positive(self, "outer_steps", "inner_epochs")
 
 # %% ../nbs/22_gradients.ipynb #601fc2c9
 class DC(Pairs):
-    "Dataset condensation by gradient matching (Zhao, Mopuri and Bilen 2021), with an augmentation DSA (Zhao and Bilen 2021)"
+    "Dataset condensation by gradient matching (Zhao, Mopuri and Bilen 2021); with an augmentation, DSA (Zhao and Bilen 2021)"
     loss_name = "distance of gradients"
     carries = ("theta",)
     @property
