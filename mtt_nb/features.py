@@ -65,7 +65,7 @@ def real_features(
     x: Tensor,  # [K*B,C,H,W], class by class
     n_classes: int,
 ) -> tuple[list[Tensor], Tensor]:  # the means of every layer [K,D], and the last features [K*B,D]
-    "Mean `features` of many images, without gradient, and no more of them at a time than fits a cache"
+    "Mean `features` of many images, without gradient, in blocks that fit a cache"
     per_class = len(x) // n_classes
     share = torch.eye(n_classes, device=x.device, dtype=x.dtype).repeat_interleave(per_class, 0) / per_class
     images, means, last = forward_blocks(x), [], []
@@ -83,10 +83,10 @@ class CAFEConfig(PairConfig):
     lr_img: float = 0.1
     augment: str = "none"
     discrimination: float = 2.56  # weight of the second loss: 0.01 in the authors' sum over 256 images of a class
-    inner_change: float = 0.03  # it trains until this accuracy has changed by so much
-    inner_epochs: int = 10  # and at most so many epochs
-    outer_change: float = 0.04  # a new network begins when the accuracy has stayed within so much
-    outer_steps: int = 10  # over so many steps
+    inner_change: float = 0.03  # a network trains until its accuracy has changed by this much
+    inner_epochs: int = 10  # but for at most this many epochs
+    outer_change: float = 0.04  # a new network begins when the accuracy has stayed within this range
+    outer_steps: int = 10  # over this many steps
     def __post_init__(self):
         super().__post_init__()
         require_positive(self, "inner_change", "inner_epochs", "outer_change", "outer_steps")
@@ -94,7 +94,7 @@ class CAFEConfig(PairConfig):
 
 # %% ../nbs/23_features.ipynb #f35fd3a5
 class _Watched(Pairs):
-    "Pairs, and a network that trains on the images until its accuracy has moved, and is replaced where it has settled"
+    "Pairs, and a network that trains on the images until its accuracy has moved, and is replaced when it has settled"
     carries = ("theta", "window")
     def __init__(self, config: CAFEConfig, data: ImageData, model: FlatModel):
         super().__init__(config, data, model)
@@ -111,11 +111,11 @@ class _Watched(Pairs):
         return torch.as_tensor(accuracy(self.model, self.theta, x, y), device=self.data.device)
 
     def after_step(self) -> None:
-        "Train the network until its accuracy has moved; a new one where it has settled"
+        "Train the network until its accuracy has moved; begin a new one when it has settled"
         c, done = self.config, 0
         before = self.window[-1] if len(self.window) else self.query()
         while done < c.inner_epochs:
-            more = min(max(done, 1), c.inner_epochs - done)  # as many epochs again
+            more = min(max(done, 1), c.inner_epochs - done)  # as many epochs as so far
             self.theta = self.trained(self.theta, more)
             done, now = done + more, self.query()
             if (now - before).abs() > c.inner_change: break
