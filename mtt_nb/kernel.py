@@ -20,11 +20,11 @@ __all__ = ['arc_cosine', 'ntk', 'ridge', 'centred', 'kernel_accuracy', 'KIPConfi
 
 # %% ../nbs/24_kernel.ipynb #7ed86e4e
 def arc_cosine(
-    rho: Tensor,  # correlations; rounding beyond -1 and 1 is forgiven
+    rho: Tensor,  # correlations; rounding beyond -1 and 1 is tolerated
 ) -> tuple[Tensor, Tensor]:  # kappa_0 and kappa_1, each of the shape of rho
     "The arc-cosine kernels of degree 0 and 1 (Cho and Saul 2009), with finite gradients at -1 and 1 too"
     inside = rho.abs() < 1 - 1e-12
-    safe = torch.where(inside, rho, 0.0)  # what is replaced has no gradient, neither 0 * inf
+    safe = torch.where(inside, rho, 0.0)  # a value that is replaced has the gradient 0, and not 0 * inf
     angle = torch.arccos(safe)
     kappa0 = torch.where(inside, 1 - angle / math.pi, (rho > 0).to(rho.dtype))
     kappa1 = torch.where(inside, ((1 - safe.square()).sqrt() + safe * (math.pi - angle)) / math.pi, rho.clamp_min(0))
@@ -88,13 +88,13 @@ def kernel_accuracy(
 # %% ../nbs/24_kernel.ipynb #6501765e
 @dataclass(frozen=True)
 class KIPConfig(Config):
-    "The settings of KIP; the network given to `KIP` plays no part in it, and is what the images are tried on"
+    "The settings of KIP; the network given to `KIP` plays no part in the learning, and is what the images are evaluated with"
     lr_img: float = 0.04
     optimizer: str = "adam"
     augment: str = "none"
     depth: int = 1  # hidden layers of the infinitely wide network
     reg: float = 1e-6  # of the ridge, in units of the kernel's mean diagonal
-    batch_real: int = 5000  # real images whose error is a step's loss; all where there are fewer
+    batch_real: int = 5000  # real images on which a step's loss is measured; all where there are fewer
     learn_labels: bool = False
     lr_label: float = 0.01
     def __post_init__(self):
