@@ -25,7 +25,7 @@ __all__ = ['SELECTIONS', 'METHODS', 'SelectionConfig', 'Method', 'find_method']
 class SelectionConfig:
     "The settings of a selection"
     ipc: int = 1
-    lr_teacher: float = 0.01  # to train with on the images
+    lr_teacher: float = 0.01  # for training on the images
     augment: str = "color_crop_cutout_flip_scale_rotate"
     augment_mode: str = "one"
     seed: int = 0
@@ -36,7 +36,7 @@ class SelectionConfig:
 
 # %% ../nbs/24_methods.ipynb #c29c2e5f
 def _presets(config: Callable, papers: Callable | dict, digits: Callable | dict, augmented: bool, source: str) -> dict:
-    "A method's presets beside those of trajectory matching; `papers` and `digits` are its settings, or make them of data and ipc"
+    "A method's presets beside those of trajectory matching; `papers` and `digits` are settings, or make them from data and ipc"
     made = {}
     for (data, ipc), p in PRESETS.items():
         common = dict(ipc=ipc, lr_teacher=max(0.01, p.config.lr_teacher), augment=p.config.augment if augmented else "none")
