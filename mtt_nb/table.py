@@ -68,9 +68,9 @@ class Plan:
     data: ImageData
     out: Path
     budget: Budget
-    nets: int = 5  # trained for every accuracy, of every seed
+    nets: int = 5  # networks trained for every accuracy, for every seed
     epochs: int | None = None  # of their training; by default the preset's
-    compile: bool = False  # what can be compiled; the time that it takes counts
+    compile: bool = False  # compile what can be compiled; the time for that counts
 
     def preset(self, cell: Cell) -> Preset:
         return find_preset(f"{self.data.name}-ipc{cell.ipc}", find_method(cell.method).presets)
@@ -121,7 +121,7 @@ def made(plan: Plan, cell: Cell, say: Say) -> SyntheticSet:
 
 # %% ../nbs/25_table.ipynb #18ba580b
 def run_cell(plan: Plan, cell: Cell, say: Say = lambda *_: None) -> dict[str, Evaluation]:
-    "Make the set of a cell, test it once and report, in its run folder; goes on where it was stopped"
+    "Make the set of a cell, test it once and report, in its run folder; resumes where it was stopped"
     folder, protocol = cell.folder(plan.out), plan.protocol(cell)
     synthetic = made(plan, cell, say)
     say(cell, "test")
@@ -134,7 +134,7 @@ def run_cell(plan: Plan, cell: Cell, say: Say = lambda *_: None) -> dict[str, Ev
 
 # %% ../nbs/25_table.ipynb #dd0fe93e
 class Row(NamedTuple):
-    "A line of the table: accuracies from 0 to 1, the published in percent, as printed; steps and seconds are means over seeds"
+    "A line of the table: accuracies from 0 to 1, published ones in percent, as printed; steps and seconds are means over seeds"
     ipc: int | None
     method: str
     labels: str  # hard or soft
@@ -142,14 +142,14 @@ class Row(NamedTuple):
     std: float | None  # over all networks of all seeds; None for one
     seeds: int = 1
     seeds_std: float | None = None  # of the seeds' means
-    random: float | None = None  # real images, other ones for each network, with the same training
+    random: float | None = None  # real images, a fresh draw for each network, with the same training
     steps: float | None = None
     seconds: float | None = None
     experts: float | None = None  # seconds of recording
     published: float | None = None
     published_std: float | None = None
     source: str | None = None
-    looks: tuple = ()  # for each seed pairs of seconds and validation accuracy
+    looks: tuple = ()  # for each seed, pairs of seconds and validation accuracy
 
 # %% ../nbs/25_table.ipynb #6e68031e
 def looks(log: list[dict]) -> list[tuple[float, float]]:
@@ -208,7 +208,7 @@ def as_markdown(rows: list[Row]) -> str:
 
 # %% ../nbs/25_table.ipynb #42260fa4
 def as_csv(rows: list[Row]) -> str:
-    "The rows for programs, all digits, without the curves"
+    "The rows for programs, with all decimal places, without the curves"
     text = io.StringIO()
     writer = csv.DictWriter(text, [f for f in Row._fields if f != "looks"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -217,12 +217,12 @@ def as_csv(rows: list[Row]) -> str:
 
 # %% ../nbs/25_table.ipynb #64eae8bd
 def _reach(r: Row) -> list[list[tuple[float, float]]]:
-    "The curves of a row, its experts' time counted in"
+    "The curves of a row, the time of its experts included"
     return [[(s + (r.experts or 0), a) for s, a in seen] for seen in r.looks]
 
 # %% ../nbs/25_table.ipynb #6704e100
 def draw_row(ax, r: Row, others: list[Row]) -> None:
-    "A method's curves before those of others, and where the test ended"
+    "A method's curves in front of those of others, and its test accuracy"
     grey = [seen for other in others for seen in _reach(other)]
     for seen in grey: ax.plot(*zip(*seen), color="#d0d0d0", linewidth=0.8)
     if grey: ax.plot([], [], color="#d0d0d0", linewidth=0.8, label="other methods, validation")
@@ -290,14 +290,14 @@ def write_table(plan: Plan, rows: list[Row]) -> Path:  # table.md
 
 # %% ../nbs/25_table.ipynb #e7e1fb23
 def read_rows(file: Path | str) -> list[Row]:
-    "The rows of a `table.json`; what another version put into them is left out"
+    "The rows of a `table.json`; fields that only another version knows are left out"
     with understood(file):
         rows = json.loads(Path(file).read_text(encoding="utf-8"))["rows"]
         return [Row(**{k: v for k, v in r.items() if k in Row._fields}) for r in rows]
 
 # %% ../nbs/25_table.ipynb #8455d3a0
 def together(file: Path, rows: list[Row]) -> list[Row]:
-    "The rows of a `table.json`, if there is one, with these in their places or added, by size and method; the full data last"
+    "The rows of a `table.json`, if there is one, with these added or replacing theirs, by size and method; the full data last"
     order = [*SELECTIONS, *METHODS, "full data"]
     there = read_rows(file) if file.exists() else []
     every = {(r.ipc, r.method): r for r in sorted([*there, *rows], key=lambda r: r.seeds)}.values()  # with the most seeds
@@ -308,7 +308,7 @@ def run_table(
     plan: Plan,
     ipcs: Iterable[int] = (1,),
     methods: Iterable[str] = (),  # by default all, the selections first
-    seeds=1,  # how many: 0, 1, ...
+    seeds=1,  # the number of seeds: 0, 1, ...
     say: Say = lambda *_: None,
     full_data=True,  # the line of all real images too
 ) -> list[Row]:
