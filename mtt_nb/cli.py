@@ -57,7 +57,7 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
-    name: str,  # "auto", or a name that torch knows, as "cpu", "cuda", "cuda:1", "mps"
+    name: str,  # "auto", or a name that torch knows, such as "cpu", "cuda", "cuda:1", "mps"
 ) -> str:
     "The device to use: for `auto` CUDA before MPS before CPU; ValueError for one that is not there"
     there = {"cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -76,7 +76,7 @@ def given(**options) -> dict:
 
 # %% ../nbs/42_cli.ipynb #0fbf5219
 def adapted(base: Preset, method: str, **options):
-    "The preset's settings with those options that were given; on several ranks each has a segment, if nothing else is said"
+    "The preset's settings with those options that were given; on several ranks each has a segment, unless told otherwise"
     options = given(**options)
     if options.get("compile") is False and not hasattr(base.config, "compile"): del options["compile"]  # so it is
     if options.get("compile") and hasattr(base.config, "memory"): options["memory"] = "constant"  # the only kind that compiles
@@ -93,7 +93,7 @@ def deadline(stop_after: str | None) -> float:
 
 # %% ../nbs/42_cli.ipynb #04e55b62
 def progress_bar(what: str, unit: str, **options) -> tqdm:
-    "Of the first rank alone; in a file, where each change is a line, a change in half a minute"
+    "A bar on the first rank alone; in a file, where each update is a line, one update in half a minute"
     often = 0.1 if sys.stderr.isatty() else 30
     return tqdm(desc=what, unit=unit, dynamic_ncols=True, mininterval=often, disable=ranks().rank > 0, **options)
 
@@ -115,7 +115,7 @@ def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n
 
 # %% ../nbs/42_cli.ipynb #5a082e94
 def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, until=math.inf) -> SyntheticSet:
-    "`distil` with a progress bar; goes on where it was stopped"
+    "`distil` with a progress bar; resumes where it was stopped"
     total = distiller.config.iterations
     distiller.join(ranks())
     with progress_bar("distil", "step", total=total) as bar:
@@ -155,7 +155,7 @@ def say_version(asked: bool) -> None:
 
 @app.callback()
 def common(version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True,
-                                                  help="Say the version.")] = False): pass
+                                                  help="Print the version and exit.")] = False): pass
 
 # %% ../nbs/42_cli.ipynb #6647f6da
 def main(
@@ -163,7 +163,7 @@ def main(
 ) -> None:
     "The entry point of `mtt-nb`"
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # for a terminal that knows no ±
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # for a terminal without ±
     try: app(args)
     except Stopped as e:
         say(f"\n{e}: run the same command again to go on")
@@ -182,25 +182,25 @@ def main(
 # %% ../nbs/42_cli.ipynb #66866781
 DATA_HELP = f"Data set: {', '.join(['digits', *TORCHVISION, 'tiny-imagenet', *SUBSETS, 'folder'])}."
 Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(dict.fromkeys(name for name, _ in PRESETS))}.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; else MTT_NB_DATA, else ~/.cache/mtt_nb.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; by default MTT_NB_DATA, else ~/.cache/mtt_nb.")]
 Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many training images.")]
-Size = Annotated[int | None, typer.Option(help="Side of the images of a folder, to which they are brought.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Leave images on disk: for more than fit into memory.")]
+Size = Annotated[int | None, typer.Option(help="Side to which the images of a folder are resized.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Leave images on disk, if they do not fit into memory.")]
 
 # %% ../nbs/42_cli.ipynb #41e99195
 Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
-Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute first, then faster.")]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute's wait, then faster.")]
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 AnyData = Annotated[str | None, typer.Option("--data", help=f"{DATA_HELP} By default that of --preset, or digits.")]
-StopAfter = Annotated[str | None, typer.Option(help="Stop in time, as 3h30m; the same command goes on.")]
+StopAfter = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 3h30m; the same command resumes.")]
 
 # %% ../nbs/42_cli.ipynb #8a8da94e
-PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to start from, as digits-ipc1.")]
+PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to start from, e.g. digits-ipc1.")]
 Nets = Annotated[int | None, typer.Option(help="Networks trained for a reported accuracy.")]
-EvalEpochs = Annotated[int | None, typer.Option(help="Epochs of their training.")]
-FullData = Annotated[bool, typer.Option("--full-data/--no-full-data", help="Train on all real images too, to compare.")]
+EvalEpochs = Annotated[int | None, typer.Option(help="Epochs for which they are trained.")]
+FullData = Annotated[bool, typer.Option("--full-data/--no-full-data", help="Also train on all real images, to compare.")]
 
 # %% ../nbs/42_cli.ipynb #fe096e70
 def announce(device: str, data: ImageData) -> None:
@@ -214,19 +214,19 @@ Model = Annotated[str | None, typer.Option(help=f"Network: {', '.join(NETWORKS)}
 Width = Annotated[int | None, typer.Option(help="Channels of a ConvNet, units of an MLP.")]
 Depth = Annotated[int | None, typer.Option(help="Blocks of a ConvNet.")]
 Number = Annotated[int | None, typer.Option(help="How many experts.")]
-Epochs = Annotated[int | None, typer.Option(help="Epochs of each; T+ + M - 1 are enough.")]
-ExpertLr = Annotated[float | None, typer.Option(help="Learning rate.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs of each expert; T+ + M - 1 are enough.")]
+ExpertLr = Annotated[float | None, typer.Option(help="Learning rate of the experts.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a batch.")]
 
 # %% ../nbs/42_cli.ipynb #0d82ba40
 def with_network(base: Preset, model: str | None, width: int | None, depth: int | None) -> Preset:
-    "The preset, with another network where one was given"
+    "The preset, with another network if one was given"
     own = base.network if model in (None, base.network["name"]) else {"name": model}
     return base._replace(network=own | given(width=width, depth=depth))
 
 # %% ../nbs/42_cli.ipynb #fb3d118b
-Augment = Annotated[str | None, typer.Option(help="Operations joined by _, or none.")]
-AugmentMode = Annotated[str | None, typer.Option(help="one operation a call, or all.")]
+Augment = Annotated[str | None, typer.Option(help="Augmentations joined by _, or none.")]
+AugmentMode = Annotated[str | None, typer.Option(help="one: one operation per call; or all.")]
 AtOnce = Annotated[int | None, typer.Option(help="Experts trained side by side: faster for small networks.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, or bfloat16 for files of half the size.")]
 
@@ -243,7 +243,7 @@ def experts(
     n: Number = None, epochs: Epochs = None, lr: ExpertLr = None, batch_size: BatchSize = None,
     augment: Augment = None, augment_mode: AugmentMode = None, at_once: AtOnce = None, dtype: Dtype = None,
     compile: Compile = None, tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None, seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the experts; what it holds is kept.")] = Path("runs/experts"),
+    out: Annotated[Path, typer.Option(help="Folder for the experts; those in it are kept.")] = Path("runs/experts"),
     stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
 ):
     "Record expert trajectories: networks trained on the real images, every epoch kept."
@@ -259,24 +259,24 @@ def experts(
     if not ranks().rank: print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
-Iterations = Annotated[int | None, typer.Option(help="Meta-steps in all; a finished run goes on if there are more.")]
-SynSteps = Annotated[int | None, typer.Option(help="N: student steps.")]
+Iterations = Annotated[int | None, typer.Option(help="Meta-steps in all; a larger number continues a finished run.")]
+SynSteps = Annotated[int | None, typer.Option(help="N: student steps in a meta-step.")]
 ExpertEpochs = Annotated[int | None, typer.Option(help="M: epochs from start to target.")]
-MaxStartEpoch = Annotated[int | None, typer.Option(help="T+: starts are drawn below it.")]
+MaxStartEpoch = Annotated[int | None, typer.Option(help="T+: start epochs are drawn below it.")]
 LrImg = Annotated[float | None, typer.Option(help="Step size of the images.")]
 LrLr = Annotated[float | None, typer.Option(help="Step size of the student's learning rate.")]
-LrTeacher = Annotated[float | None, typer.Option(help="The student's learning rate at first.")]
-BatchReal = Annotated[int | None, typer.Option(help="Real images in a meta-step, of each class in some methods.")]
+LrTeacher = Annotated[float | None, typer.Option(help="The student's initial learning rate.")]
+BatchReal = Annotated[int | None, typer.Option(help="Real images in a meta-step; in some methods, per class.")]
 BatchSyn = Annotated[int | None, typer.Option(help="Synthetic images in a student step.")]
-PixInit = Annotated[str | None, typer.Option(help="What the images begin as: real or noise.")]
-Optimizer = Annotated[str | None, typer.Option(help="Of the images: sgd or adam.")]
-Segments = Annotated[int | None, typer.Option(help="K: a meta-step follows the mean of so many segments.")]
+PixInit = Annotated[str | None, typer.Option(help="Initial images: real or noise.")]
+Optimizer = Annotated[str | None, typer.Option(help="Optimiser of the images: sgd or adam.")]
+Segments = Annotated[int | None, typer.Option(help="K: segments over which a meta-step averages.")]
 EvalEvery = Annotated[int | None, typer.Option(help="Meta-steps between validations.")]
-Experts = Annotated[Path | None, typer.Option(help="Folder of experts; without it, OUT/experts is filled.")]
+Experts = Annotated[Path | None, typer.Option(help="Folder of experts; by default, OUT/experts is filled.")]
 
 # %% ../nbs/42_cli.ipynb #3c689d3e
 def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, **options) -> ExpertBuffer:
-    "The experts of a run that brings none, in its folder"
+    "Record the experts of a run that was given none, in its folder"
     options = dict(base.experts, epochs=max(base.experts["epochs"], config.last_epoch)) | given(**options)
     dsa = DSA(config.augment, mode=config.augment_mode)
     return record(data, base.network, out / "experts", dsa, config.seed, until=until, **options)
@@ -298,7 +298,7 @@ def choose_data(data: str | None, preset: str | None, buffer: ExpertBuffer | Non
     return there or data or data_of(preset)
 
 def seen_by(buffer: ExpertBuffer | None) -> dict:
-    "The augmentation that the experts saw, for the students too, as in the paper; ValueError where settings cannot say it"
+    "The augmentation that the experts saw, for the students too, as in the paper; ValueError if settings cannot express it"
     if not buffer: return {}
     name, options = buffer.meta["augment"], buffer.meta["augment_options"]
     if options.keys() - {"mode"}: raise ValueError(f"the experts saw {name} with {options}, for which there are no options here: "
@@ -307,7 +307,7 @@ def seen_by(buffer: ExpertBuffer | None) -> dict:
 
 # %% ../nbs/42_cli.ipynb #61d9ba63
 def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
-    "ValueError, before the experts and not after, for what a run would refuse"
+    "ValueError, before experts are recorded, for what a run would refuse later"
     choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
     require_batch(config, config.ipc * data.n_classes)
     checkpoint = out / "checkpoint.safetensors"
@@ -330,9 +330,9 @@ def distill(
     batch_real: BatchReal = None, pix_init: PixInit = None, optimizer: Optimizer = None, segments_per_step: Segments = None,
     compile: Compile = None, tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None,
     eval_every: EvalEvery = None, nets: Nets = None, eval_epochs: EvalEpochs = None,
-    test_too: Annotated[bool, typer.Option(help="Test at every validation: for the paper's maximum, chooses nothing.")] = False,
+    test_too: Annotated[bool, typer.Option(help="Test at every validation, for the paper's maximum; chooses nothing.")] = False,
     full_data: FullData = True, seed: Seed = 0, stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
-    out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there goes on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is resumed.")] = None,
 ):
     "Distil a data set, validate on the way, test once at the end, and write a report."
     way, until, where = find_method(method), deadline(stop_after), pick_device(device)
@@ -385,15 +385,15 @@ def fill(plan: Plan, sizes: tuple[int, ...], names: tuple[str, ...], seeds: int,
 @app.command()
 def table(
     data: Data = "digits",
-    ipc: Annotated[list[int] | None, typer.Option(help="Images per class, repeatable; by default 1.")] = None,
-    methods: Annotated[list[str] | None, typer.Option(help="Which, repeatable; by default all.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Of steps, for each method that learns; by default 20.")] = None,
-    steps: Annotated[int | None, typer.Option(help="For each method that learns, in place of seconds.")] = None,
-    seeds: Annotated[int, typer.Option(help="How many: 0, 1, ...")] = 1, nets: Nets = 5, epochs: EvalEpochs = None,
+    ipc: Annotated[list[int] | None, typer.Option(help="Images per class (repeatable); by default 1.")] = None,
+    methods: Annotated[list[str] | None, typer.Option(help="Methods (repeatable); by default all.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Time for the steps of each method that learns; by default 20.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each method that learns, in place of seconds.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds: 0, 1, ...")] = 1, nets: Nets = 5, epochs: EvalEpochs = None,
     full_data: FullData = True, root: Root = None, zca: Zca = None, limit: Limit = None, compile: Compile = None,
-    device: Device = "auto", out: Annotated[Path | None, typer.Option(help="Folder; cells done there are kept.")] = None,
+    device: Device = "auto", out: Annotated[Path | None, typer.Option(help="Folder; finished cells in it are kept.")] = None,
 ):
-    "All methods on one data set under one budget, beside the published numbers; goes on where it was stopped."
+    "Compare all methods on one data set under one budget, beside the published numbers; resumes where it was stopped."
     sizes, names, where = tuple(ipc or [1]), tuple(methods or [*SELECTIONS, *METHODS]), pick_device(device)
     base = find_preset(f"{data}-ipc{sizes[0]}")
     images = load(data, root, zca=bool(zca), limit=base.limit if limit is None else limit, device=where)
@@ -409,16 +409,16 @@ def reproduce(
     data: Annotated[str, typer.Argument(help="Data set.")],
     ipc: Annotated[int, typer.Option(help="Images per class.")] = 1,
     root: Root = None,
-    n: Annotated[int | None, typer.Option(help="Experts, for a trial.")] = None,
+    n: Annotated[int | None, typer.Option(help="Number of experts, for a trial.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Meta-steps, for a trial.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Meta-steps between validations, for a trial.")] = None,
     limit: Annotated[int | None, typer.Option(help="Training images, for a trial.")] = None,
     tf32: Tf32 = None, full_data: FullData = True, seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder; the same command goes on there.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes there.")] = None,
     stop_after: StopAfter = None,
     device: Device = "auto",
 ):
-    "Experts, distillation and both ways of judging by a preset, beside the published number."
+    "Record experts, distil and evaluate both ways by a preset, beside the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
     common, until = dict(data=data, preset=name, root=root, seed=seed, device=device, tf32=tf32), deadline(stop_after)
     if n is None: n = find_preset(name).experts["n"]
@@ -429,7 +429,7 @@ def reproduce(
 
 # %% ../nbs/42_cli.ipynb #5683f1c6
 def judged(synthetic: SyntheticSet) -> dict:
-    "How a set is judged: as its run did, else by its method's preset, else as in the paper"
+    "How a set is evaluated: as in its run, else by its method's preset, else as in the paper"
     method, data, ipc = map(synthetic.meta.get, ("method", "data", "ipc"))
     presets = (SELECTIONS | METHODS)[method].presets if method in SELECTIONS | METHODS else {}
     its_own = presets[data, ipc].evaluation if (data, ipc) in presets else {}
@@ -452,15 +452,15 @@ def write_accuracies(results: dict, networks: dict, out: Path) -> None:
 @app.command()
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
-    model: Annotated[list[str] | None, typer.Option(help="Network to train, repeatable; by default that of the set.")] = None,
-    split: Annotated[str, typer.Option(help="val, or test when all choices are made; or train.")] = "test",
+    model: Annotated[list[str] | None, typer.Option(help="Network to train (repeatable); by default that of the set.")] = None,
+    split: Annotated[str, typer.Option(help="val, or test once all choices are made, or train.")] = "test",
     learned_steps: Annotated[bool, typer.Option("--learned-steps", help="Take the steps that DD learned, and no other.")] = False,
     nets: Nets = None, epochs: EvalEpochs = None, batch_size: BatchSize = None, compile: Compile = None,
     root: Root = None, seed: Annotated[int | None, typer.Option(help="Seed of the networks.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
-    "Train fresh networks on a distilled set and try them on real images; by default as its run did, or as its preset says."
+    "Train fresh networks on a distilled set and test them on real images; by default as in its run, or as its preset says."
     if learned_steps and (given(epochs=epochs, batch_size=batch_size) or compile):
         raise ValueError("the learned steps are all: leave out --epochs, --batch-size and --compile")
     if out is not None: check_writable(out)
@@ -487,7 +487,7 @@ def show(
     out: Annotated[Path | None, typer.Option(help="Picture to write; by default FILE with the ending .png.")] = None,
     animation: Annotated[Path | None, typer.Option(help="Film of its run to write (.gif), from the history beside FILE.")] = None,
 ):
-    "Say what a distilled set is, and write its images as a picture."
+    "Describe a distilled set, and write its images as a picture."
     from mtt_nb.plots import plot_images
     synthetic = SyntheticSet.load(file)
     print(synthetic)
@@ -509,7 +509,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
     to: Annotated[Path, typer.Option(help="FILE.npz for all arrays as they are, or a new folder for PNG files and labels.csv.")],
 ):
-    "Copy a distilled set for programs that do not read it."
+    "Export a distilled set for programs that do not read its file."
     synthetic = SyntheticSet.load(file)
     check_writable(to.parent)
     export_set(synthetic, to)
@@ -534,7 +534,7 @@ def lab_replay(runs: list[Path | str]):
 
 # %% ../nbs/42_cli.ipynb #158561cc
 def lab_page(title: str, call: str, note=""):
-    "A notebook of one cell that shows what `call` returns, with a line in words under the title"
+    "A notebook of one cell that shows what `call` returns, with a note under the title"
     import nbformat
     cells = [nbformat.v4.new_markdown_cell(f"## {title}\n\n{note}".strip()),
              nbformat.v4.new_code_cell(f"from mtt_nb.cli import lab_replay, lab_session\n{call}")]
@@ -542,7 +542,7 @@ def lab_page(title: str, call: str, note=""):
     return nbformat.v4.new_notebook(cells=cells, metadata={"title": title, "kernelspec": kernel})
 
 # %% ../nbs/42_cli.ipynb #abec7e55
-LEAVING = {"disable_check_xsrf": True}  # or a page that is closed may not end its kernel, whose name no other page knows
+LEAVING = {"disable_check_xsrf": True}  # else a closed page could not end its kernel, whose name no other page knows
 
 def serve_lab(port: int, browser: bool, *page) -> None:
     "Serve the `lab_page` of `page`, until Ctrl-C; ValueError where the port is taken"
@@ -564,16 +564,16 @@ def serve_lab(port: int, browser: bool, *page) -> None:
 # %% ../nbs/42_cli.ipynb #be14be4c
 @app.command()
 def lab(
-    run: Annotated[list[Path] | None, typer.Option(help="Run folder to replay, repeatable; without it, a new run.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Run folder to replay (repeatable); without it, a new run.")] = None,
     preset: Annotated[str | None, typer.Option(help="Settings of the new run; by default digits-ipc1.")] = None,
-    experts: Annotated[Path | None, typer.Option(help="Folder of experts; without it, runs/lab-PRESET is filled.")] = None,
+    experts: Annotated[Path | None, typer.Option(help="Folder of experts; by default, runs/lab-PRESET is filled.")] = None,
     root: Root = None,
     seed: Seed = 0,
     device: Device = "auto",
     port: Annotated[int, typer.Option(help="Port of the page on this machine.", min=1, max=65535)] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
 ):
-    "Open the live lab as a page: distil under your eyes, or replay finished runs."
+    "Open the live lab as a page: watch a distillation, or replay finished runs."
     missing = [name for name in ("voila", "ipywidgets", "nbformat") if not find_spec(name)]
     if missing: raise ValueError(f"the lab needs {', '.join(missing)}: pip install 'mtt_nb[lab]'")
     if run and (preset or experts or root): raise ValueError("--run shows a run as it was: leave out --preset, --experts, --root")
@@ -597,9 +597,9 @@ def lab(
 # %% ../nbs/42_cli.ipynb #2263daff
 @app.command()
 def bench(
-    task: Annotated[list[str] | None, typer.Option(help="A task of the list in 40_bench, repeatable; by default all.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task of the list in 40_bench (repeatable); by default all.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Measurements of each variant.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of a CPU.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the CPU.")] = None,
     out: Annotated[Path, typer.Option(help="File for the results, in JSON.")] = Path("bench.json"),
     device: Device = "auto",
 ):
@@ -616,7 +616,7 @@ def bench(
 @app.command()
 def grade(
     files: Annotated[list[Path], typer.Argument(help="Notebooks of the exercises, filled in.")],
-    seconds: Annotated[float, typer.Option(help="That one notebook may take.")] = 120.0,
+    seconds: Annotated[float, typer.Option(help="Time that one notebook may take.")] = 120.0,
 ):
     "Check the answers in notebooks, one line of CSV for each. It runs their code: use a sandbox for code that is not yours."
     from mtt_nb.checks import grade as grade_notebook

@@ -40,7 +40,7 @@ __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'Ti
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
 class Protocol:
-    "How a run is judged; the numbers of networks and epochs are those of `evaluate`"
+    "How a run is evaluated; the numbers of networks and epochs are those of `evaluate`"
     nets: int = 5
     epochs: int = 1000
     eval_every: int = 100  # meta-steps between validations
@@ -48,8 +48,8 @@ class Protocol:
     full_epochs: int = 50  # epochs on the full training set, which takes many more steps an epoch
     batch_size: int = 256  # images in a batch of all these trainings
     seed: int = 0
-    test_too: bool = False  # at every validation, for the paper's maximum; it chooses nothing
-    compile: bool = False  # the training steps
+    test_too: bool = False  # test at every validation, for the paper's maximum; nothing is chosen by it
+    compile: bool = False  # compile the training steps
 
     def __post_init__(self):
         require_numbers(self)
@@ -57,19 +57,19 @@ class Protocol:
 
     @property
     def validation(self) -> dict:
-        "What validations must share to be compared"
+        "What validations must have in common to be comparable"
         return dict(networks=self.val_nets, epochs=self.epochs, batch_size=self.batch_size)
     @property
     def judged(self) -> dict:
-        "What another needs to know to find the same accuracy"
+        "What others need to know to reproduce the accuracy"
         return dict(nets=self.nets, epochs=self.epochs, batch_size=self.batch_size, seed=self.seed)
     def options(self, **other) -> dict:
-        "Those of `evaluate`"
+        "The options of `evaluate`"
         return self.judged | dict(compile=self.compile) | other
 
 # %% ../nbs/39_run.ipynb #10f6c73a
 def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, model: FlatModel, ranks=ALONE) -> dict:
-    "What a validation logs: its rules, mean and spread on validation images and, if asked, of the same networks on test images"
+    "What a validation logs: its rules, and mean and spread of its networks on validation and, if asked, test images"
     model, n, seen = shared(model).to(data.device), protocol.val_nets, dict(protocol=protocol.validation)
     options = protocol.options(nets=n, augment=synthetic.augment, stream="validate")  # not the networks of the test
     with repeatable():
@@ -95,19 +95,19 @@ class StopRequest:
 
 # %% ../nbs/39_run.ipynb #6531922b
 class Stopped(Exception):
-    "A run was asked to stop, has written its checkpoint and can go on"
+    "A run was asked to stop, has written its checkpoint and can be resumed"
 class TimeUp(Stopped):
-    "It was asked by its time limit"
+    "Its time limit asked it to stop"
 
 # %% ../nbs/39_run.ipynb #de58e73b
 def best_validation(log: list[dict]) -> dict | None:
-    "The line of the highest validation accuracy, the latest of equals"
+    "The line with the highest validation accuracy; of equal ones, the latest"
     validations = [line for line in log if "val_accuracy" in line]
     return max(validations, key=lambda line: (line["val_accuracy"], line["step"]), default=None)
 
 # %% ../nbs/39_run.ipynb #f97053ed
 def require_comparable(log: list[dict], protocol: Protocol) -> None:
-    "ValueError where a run was validated by other rules than it would be from now on; a log of an older version does not say"
+    "ValueError if a run was validated by other rules than it would be from now on; a log of an older version has no rules"
     for line in log:
         differ = differences(line.get("protocol", protocol.validation), protocol.validation)
         if differ: raise ValueError(f"validated by other rules so far ({differ}): keep to them, or choose another folder")
@@ -115,18 +115,18 @@ def require_comparable(log: list[dict], protocol: Protocol) -> None:
 # %% ../nbs/39_run.ipynb #316e6b5c
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    "Within it no other process may be in the folder; ValueError if one is. A process that dies lets go"
+    "Keep other processes out of a folder; ValueError if one is at work in it. A process that dies releases it"
     check_writable(folder)
     lock = FileLock(folder / ".lock", timeout=0)
     try: lock.acquire()
     except Timeout: raise ValueError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
-    for left in folder.glob(".*.????????.partial"): left.unlink()  # by a process that was killed: nobody else writes here now
+    for left in folder.glob(".*.????????.partial"): left.unlink()  # by a process that was killed: nobody else can be writing here
     try: yield
     finally: lock.release()
 
 # %% ../nbs/39_run.ipynb #08c8de45
 def resume(distiller, checkpoint: Path) -> bool:
-    "Bring a distiller to its checkpoint, or where that is damaged or unfinished to the one before; False without any"
+    "Load a distiller's checkpoint, or the previous one if that is damaged or unfinished; False if there is none"
     before = checkpoint.with_suffix(".previous.safetensors")
     try:
         if checkpoint.exists(): load_checkpoint(checkpoint, distiller); return True
@@ -140,27 +140,27 @@ def resume(distiller, checkpoint: Path) -> bool:
 
 # %% ../nbs/39_run.ipynb #81e75e9d
 def keep_checkpoint(distiller, checkpoint: Path) -> None:
-    "Write a checkpoint, and keep the one before"
+    "Write a checkpoint, and keep the previous one"
     distiller.ranks.require_same(distiller.shared_state())
     if not distiller.ranks.rank and checkpoint.exists(): checkpoint.replace(checkpoint.with_suffix(".previous.safetensors"))
     save_checkpoint(checkpoint, distiller)
 
 # %% ../nbs/39_run.ipynb #9e39e4d0
 def require_files(out: Path, steps: int) -> None:
-    "ValueError where a run folder has lost what its run cannot go on without"
+    "ValueError if a run folder has lost files that its run needs to resume"
     log, best = out / "log.jsonl", out / "distilled.safetensors"
     lines = JsonLines.read(log)
     validated = best_validation([line for line in lines if line["step"] <= steps]) is not None
     for file, is_needed in {log: steps > 0, best: validated}.items():
         if is_needed and not file.exists(): raise ValueError(f"{file} is gone: put it back, or begin anew in another folder")
     lost = set(range(1, steps + 1)) - {line["step"] for line in lines if "loss" in line}
-    if lost:  # also validations, so that a worse set would take the place of the best
+    if lost:  # and validations with them, so that a worse set could replace the best
         raise ValueError(f"{log} has lost meta-steps, {min(lost)} to {max(lost)}: put it back, or begin anew in another folder")
     if validated: SyntheticSet.load(best)  # an error now, not after the last step
 
 # %% ../nbs/39_run.ipynb #856dcf67
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
-    "Bring a distiller to where its run folder stands, and go on with the history"
+    "Bring a distiller to the state of its run folder; returns the recorder that continues its history"
     require_same_data("the run", distiller.synthetic.meta, data)
     data.part("val")  # an error now, not at the first validation
     checkpoint, history, ranks, there = out / "checkpoint.safetensors", out / "history.safetensors", distiller.ranks, False
@@ -177,7 +177,7 @@ def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Reco
 
 # %% ../nbs/39_run.ipynb #41f22505
 def keep_best(distiller, seen: dict, how: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
-    "Log a validation, and keep the set, with word of how it will be judged, if none before was better"
+    "Log a validation, and keep the set, with a note of how it will be evaluated, if no earlier one was better"
     best, step = best_validation(log.read(log.path)), distiller.steps
     log.write(step=step, **seen)
     recorder.measured(step, seen["val_accuracy"])
@@ -189,15 +189,15 @@ def keep_best(distiller, seen: dict, how: dict, out: Path, log: JsonLines, recor
 def distil(
     distiller: Distiller,
     data: ImageData,
-    out: Path | str,  # the run folder; one that holds a run with the same settings goes on
+    out: Path | str,  # the run folder; if it holds a run with the same settings, that is resumed
     protocol: Protocol = Protocol(),
     *,
-    seconds=math.inf,  # a run ends, too, when its steps have taken so long
+    seconds=math.inf,  # a run also ends when its steps have taken this long
     checkpoint_every=20.0,  # seconds
     observers: Iterable[Callable] = (),  # each is called with every State
     until=math.inf,  # when to stop, on the clock of `time.monotonic`
 ) -> SyntheticSet:  # the set that was best on validation
-    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp when it is time"
+    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp at its time limit"
     out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
     with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
         recorder = go_on(distiller, data, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
@@ -232,7 +232,7 @@ def select(
     make: Callable[[], SyntheticSet],
     out: Path | str,  # the run folder
 ) -> SyntheticSet:
-    "Make a selection in a run folder; ValueError where the folder holds another set"
+    "Make a selection in a run folder; ValueError if the folder holds another set"
     out, began = Path(out), time.perf_counter()
     check_writable(out)  # an error now, not when the set is made
     if (out / "checkpoint.safetensors").exists(): raise ValueError(f"{out} holds another run: choose another folder")
@@ -253,7 +253,7 @@ def own_name(synthetic: SyntheticSet) -> str:
     return "distilled" if "step" in synthetic.meta else synthetic.meta["method"]
 
 def write_whole(file: Path, text: str) -> None:
-    "Write a file to a temporary name, then rename it: a kill leaves the old one or the new one"
+    "Write a file under a temporary name, then rename it: a kill leaves the old file or the new one"
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
     try:
@@ -265,20 +265,20 @@ def write_whole(file: Path, text: str) -> None:
 
 # %% ../nbs/39_run.ipynb #ce34bf6f
 def told_apart(synthetic: SyntheticSet) -> dict:
-    "What an accuracy depends on of a set, as JSON can hold it"
+    "What the accuracy of a set depends on, in a form that JSON can hold"
     made = fingerprint(synthetic.images.to("cpu"), synthetic.labels.to("cpu"))
     return dict(set=made, set_lr=synthetic.lr, network=synthetic.meta["network"],
                 augment=[synthetic.augment.strategy, synthetic.augment.options])
 
 def images_per_class(synthetic: SyntheticSet, data: ImageData) -> int:
-    "Images of each class; ValueError where as many random images could not have as many of each"
+    "Images per class; ValueError if they cannot be the same number for every class, as those of a random set are"
     ipc, rest = divmod(len(synthetic), data.n_classes)
     if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: judge it without random images")
     return ipc
 
 # %% ../nbs/39_run.ipynb #cc1a1acc
 def tests_before(out: Path | str) -> int:
-    "How often the test images were looked at in a run folder before the results that it holds, by other rules or for other sets"
+    "How often the test images were used in a run folder before the results that it holds, by other rules or for other sets"
     try: return json.loads((Path(out) / "results.json").read_text(encoding="utf-8")).get("earlier", 0)
     except (OSError, ValueError, AttributeError): return 0
 
@@ -289,13 +289,13 @@ def judge(
     out: Path | str,
     protocol: Protocol = Protocol(),
     *,
-    lr: float,  # for the real images: that from which the distillation started
+    lr: float,  # for the real images: the one from which the distillation started
     beside: Iterable[str] = ("random", "full data"),  # what to measure beside the set
     progress: Callable[[str], None] = lambda name: None,  # told what is measured next
-    model: FlatModel | None = None,  # by default that which the set was made for; needed for a network of your own
+    model: FlatModel | None = None,  # by default the one that the set was made for; needed for a network of your own
     ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
-    "Test accuracies of the set, of as many random images and of the full training set; kept in `results.json`"
+    "Test accuracies of the set, of the same number of random images and of the full training set; kept in `results.json`"
     file = Path(out) / "results.json"
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
                  **asdict(protocol))
@@ -309,7 +309,7 @@ def judge(
                  "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
     for name in dict.fromkeys([own_name(synthetic), *beside]):
-        measure = baselines.get(name) or partial(evaluate, synthetic, data)  # of random images the rule, and not this one draw
+        measure = baselines.get(name) or partial(evaluate, synthetic, data)  # random ones are drawn anew
         if name in stored["accuracies"]: continue
         progress(name)
         epochs = protocol.full_epochs if name == "full data" else protocol.epochs
@@ -326,7 +326,7 @@ def made_with(device: torch.device) -> dict:
 
 # %% ../nbs/39_run.ipynb #ff9e3d90
 def accuracy_rows(synthetic: SyntheticSet, data: ImageData, results: dict[str, Evaluation]) -> list[tuple]:
-    "A row for every set: how large, how good"
+    "A row for every set: its size and its accuracies"
     rows = [("set", "images", "test accuracy", "each network")]
     for name, e in results.items():
         size = len(data.x_train) if name == "full data" else len(synthetic)

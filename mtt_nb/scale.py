@@ -31,7 +31,7 @@ __all__ = ['PATIENCE', 'claimed', 'Share', 'Board', 'Lost', 'reached', 'meet', '
 # %% ../nbs/41_scale.ipynb #39928b3d
 @contextmanager
 def claimed(file: Path) -> Iterator[bool]:
-    "Whether this process alone may make the file; where the process dies, the operating system lets go of the claim"
+    "Whether this process alone may make the file; if the process dies, the operating system releases the claim"
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=0)
     try: lock.acquire()
@@ -46,13 +46,13 @@ class Share:
     "Which groups of experts this process records, for `record_experts`"
     def __init__(
         self,
-        counter: Callable[[], int] | None = None,  # the next turn, to whichever process asks; without it all are this one's
+        counter: Callable[[], int] | None = None,  # the next turn, for whichever process asks; without it this process takes all
         until=float("inf"),  # begin no group that will not be done by then, on the clock of `time.monotonic`
     ):
         self.counter, self.until = counter, until
 
     def turns(self, n: int) -> Iterator[int]:
-        "Those below n that are handed out to this process"
+        "The turns below n that are handed out to this process"
         if self.counter is None: yield from range(n)
         else:
             while (turn := self.counter()) < n: yield turn
@@ -81,7 +81,7 @@ class Board:
         self.store, self.asked, self.round = dist.PrefixStore(start, store), 0, ""  # which may be that of an earlier start
 
     def key(self, name: str) -> str:
-        "A new key, the same on all ranks, as they ask in the same order"
+        "A new key, the same on all ranks because they ask in the same order"
         self.asked += 1
         return f"{name}/{self.round}/{self.asked}"
 
@@ -101,7 +101,7 @@ class Lost(Exception):
 
 @contextmanager
 def reached() -> Iterator[None]:
-    "Within it others are spoken to; Lost where one does not answer"
+    "A context in which to speak to other ranks; Lost if one does not answer"
     try: yield
     except RuntimeError as e:
         raise Lost(f"another rank died, or did not answer for {PATIENCE} s ({str(e).splitlines()[0]:.120})") from e
@@ -117,7 +117,7 @@ def meet(board: Board) -> None:
             time.sleep(0.02)
 
 def gather(board: Board, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    "What all ranks have, on the first rank; on the others their own"
+    "On the first rank the tensors of all ranks; on every other rank its own"
     key = board.key("gather")
     with reached():
         if board.rank: board.store.set(f"{key}/{board.rank}", to_bytes({k: t.cpu().contiguous() for k, t in tensors.items()}))
@@ -158,7 +158,7 @@ class Ranks(Group, Alone):
         return [part.view_as(t).to(t.dtype) for part, t in zip(parts, tensors, strict=True)]
 
     def agree(self, *wishes: bool) -> list[bool]:
-        "Of each wish whether any rank has it"
+        "For each wish, whether any rank has it"
         return self.reduced(torch.tensor(wishes, dtype=torch.int64), dist.ReduceOp.MAX).bool().tolist()
 
     def rows(self, n: int) -> slice:
@@ -173,7 +173,7 @@ class Ranks(Group, Alone):
         return self.reduced(whole)
 
     def require_same(self, tensors: dict[str, Tensor]) -> None:
-        "ValueError that names what is not the same on all ranks, by checksum"
+        "ValueError that names the tensors whose checksums differ between the ranks"
         sums = torch.tensor([checksum(t) for t in tensors.values()])
         low, high = (self.reduced(sums.clone(), how) for how in (dist.ReduceOp.MIN, dist.ReduceOp.MAX))
         differ = ", ".join(name for name, same in zip(tensors, low == high) if not same)
@@ -201,7 +201,7 @@ def seconds_of(text: str) -> float:
 
 # %% ../nbs/41_scale.ipynb #fea3c426
 def say(message: str) -> None:
-    "To stderr, of several ranks by the first that has to say something; the others need not wait for this one"
+    "Print to stderr; of several ranks only the first to report an error does, and tells the others not to wait for it"
     first = True
     if (those := ranks()) is not ALONE:
         try: first = those.first("said"); those.store.set("failed", "yes")
@@ -210,5 +210,5 @@ def say(message: str) -> None:
 
 # %% ../nbs/41_scale.ipynb #db048995
 def leave() -> None:
-    "End the company: threads that still listen would abort a process that is done"
+    "Leave the group: threads that still listen would abort a process that is finished"
     if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
