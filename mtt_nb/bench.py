@@ -151,7 +151,7 @@ def peak_growth(f: Callable, device="cpu") -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     def resident(what): return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(what))
     libc("malloc_trim", 0)  # what was freed goes back, so that its reuse counts
-    try: Path("/proc/self/clear_refs").write_text("5")  # resets the mark to the present
+    try: Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     except OSError: return f() and None
     before = resident("VmRSS")
     f()

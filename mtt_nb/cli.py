@@ -199,7 +199,7 @@ StopAfter = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 
 # %% ../nbs/42_cli.ipynb #8a8da94e
 PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to start from, e.g. digits-ipc1.")]
 Nets = Annotated[int | None, typer.Option(help="Networks trained for a reported accuracy.")]
-EvalEpochs = Annotated[int | None, typer.Option(help="Epochs for which they are trained.")]
+EvalEpochs = Annotated[int | None, typer.Option(help="Epochs for which these networks are trained.")]
 FullData = Annotated[bool, typer.Option("--full-data/--no-full-data", help="Also train on all real images, to compare.")]
 
 # %% ../nbs/42_cli.ipynb #fe096e70
@@ -418,7 +418,7 @@ def reproduce(
     stop_after: StopAfter = None,
     device: Device = "auto",
 ):
-    "Record experts, distil and evaluate both ways by a preset, beside the published number."
+    "Run a preset: record experts, distil, evaluate in the paper's way and in ours, and compare with the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
     common, until = dict(data=data, preset=name, root=root, seed=seed, device=device, tf32=tf32), deadline(stop_after)
     if n is None: n = find_preset(name).experts["n"]
