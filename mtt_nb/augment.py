@@ -156,7 +156,7 @@ class Strategy:
 def _aligned(params: dict, operations: tuple, x: Tensor, lead: list[int]) -> dict[str, Tensor]:
     "The operations' parameters as vectors with one entry for every image of [*lead,C,H,W], of the type of x and on its device"
     try: return {name: params[name].to(x).expand(lead).reshape(-1) for o in operations for name in PARAMETERS[o]}
-    except KeyError as name: raise ValueError(f"no parameter {name}, drawn by another strategy? use sample of this one") from None
+    except KeyError as name: raise ValueError(f"no parameter {name}: draw them with the sample of this strategy") from None
     except RuntimeError:
         given, images = tuple(next(iter(params.values())).shape), (*lead, *x.shape[-3:])
         raise ValueError(f"parameters for {given} images, but images {images}: use sample({tuple(lead)}, ...)") from None
@@ -219,10 +219,10 @@ class DSA(Strategy):
 # %% ../nbs/02_augment.ipynb #986c0ef2
 def require_dsa(augment: DSA | None) -> None:
     "ValueError for what is only a name, or no augmentation at all, or could not be rebuilt from its name in a file"
-    if not isinstance(augment, DSA | None): raise ValueError(f"augment {augment!r}: give DSA('crop_flip'), say, or None")
+    if not isinstance(augment, DSA | None): raise ValueError(f"augment {augment!r}: must be a DSA, as DSA('crop_flip'), or None")
     if type(augment) not in (DSA, type(None)):
-        raise ValueError(f"augment {augment!r}: files name operations alone, from which a class of your own would not come back; "
-                         "give a DSA, or augment in a loop of your own")
+        raise ValueError(f"augment {augment!r}: files store only the names of operations, from which a class of your own cannot "
+                         "be rebuilt; give a DSA, or augment in a loop of your own")
 
 # %% ../nbs/02_augment.ipynb #2ab50642
 def alike(batches: Iterable[Tensor], values: int, device: torch.device) -> Iterator[Tensor]:

@@ -257,7 +257,7 @@ def answer(pipe):
     "What the worker sends; raises its error, if it met one"
     try: said = pipe.recv()
     except EOFError:
-        raise RuntimeError("a worker of the benchmark died, perhaps for want of memory: leave out large tasks") from None
+        raise RuntimeError("a worker of the benchmark died, perhaps because memory ran out: leave out large tasks") from None
     if isinstance(said, Exception): raise said
     return said
 

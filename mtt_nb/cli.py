@@ -111,7 +111,7 @@ def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n
             bar.update()
         options |= dict(n=n, epochs=epochs, augment=augment, seed=seed, callback=show, share=share)
         try: return record_experts(data, model, out, **options)
-        except KeyboardInterrupt: raise Stopped("stopped among the experts; those that are done are kept") from None
+        except KeyboardInterrupt: raise Stopped("stopped while recording experts; those that are complete are kept") from None
 
 # %% ../nbs/42_cli.ipynb #5a082e94
 def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, until=math.inf) -> SyntheticSet:
@@ -285,11 +285,11 @@ def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, 
 def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network: dict, of_data: dict, looks: dict) -> None:
     "ValueError for options of `distill` that do not go together"
     if method in SELECTIONS and looks: raise ValueError(f"{method} is not validated: leave out --eval-every and --test-too")
-    if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} is the work of seconds: start it without torchrun")
+    if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} takes only seconds: start it without torchrun")
     if (experts or n) and not find_method(method).needs_experts:
         raise ValueError(f"{method} takes no experts: leave out --experts and --n")
-    if experts and of_network: raise ValueError("experts have a network: leave out --model, --width and --depth")
-    if experts and of_data: raise ValueError("experts were recorded on prepared data: leave out --limit, --zca and --size")
+    if experts and of_network: raise ValueError("the experts fix the network: leave out --model, --width and --depth")
+    if experts and of_data: raise ValueError("the experts fix how the data are prepared: leave out --limit, --zca and --size")
 
 def choose_data(data: str | None, preset: str | None, buffer: ExpertBuffer | None) -> str:
     "The data set: that of the experts, or the one asked for, or that of the preset; ValueError for experts of another"
@@ -462,7 +462,7 @@ def evaluate(
 ):
     "Train fresh networks on a distilled set and test them on real images; by default as in its run, or as its preset says."
     if learned_steps and (given(epochs=epochs, batch_size=batch_size) or compile):
-        raise ValueError("the learned steps are all: leave out --epochs, --batch-size and --compile")
+        raise ValueError("learned steps fix how the set is evaluated: leave out --epochs, --batch-size and --compile")
     if out is not None: check_writable(out)
     synthetic, where = SyntheticSet.load(file), pick_device(device)
     how = judged(synthetic) | given(nets=nets, epochs=epochs, batch_size=batch_size, seed=seed)
@@ -626,4 +626,4 @@ def grade(
         try: said = grade_notebook(file, seconds)
         except FileNotFoundError as e: said = {"": str(e)}; missing.append(str(file))  # the others are graded all the same
         for name, words in said.items(): table.writerow([file, name, int(words == "passed"), words])
-    if missing: raise FileNotFoundError(f"not there: {', '.join(missing)}")
+    if missing: raise FileNotFoundError(f"not found: {', '.join(missing)}")

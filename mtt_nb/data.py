@@ -295,8 +295,8 @@ def _rows(y: Tensor, n_classes: int, val_fraction: float, seed: int, limit: int 
     kept = torch.arange(len(y)) if limit is None or limit >= len(y) else balanced(y, limit, seeded(seed, "limit"))
     train, val = split(y[kept], val_fraction, seeded(seed, "validation"))
     if val_fraction and not len(val):
-        raise ValueError(f"val_fraction {val_fraction} of {len(kept)} training images is none of any class: raise it, take more "
-                         "images, or set 0")
+        raise ValueError(f"val_fraction {val_fraction} of {len(kept)} training images leaves no validation image of any class: "
+                         "raise it, take more images, or set 0")
     return kept[train], kept[val]
 
 # %% ../nbs/01_data.ipynb #bca99f7f
@@ -315,7 +315,7 @@ def make_data(
     classes = tuple(map(str, raw.classes))
     x, y = _checked(raw.x_train, raw.y_train, len(classes), "training")
     x_test, y_test = _checked(raw.x_test, raw.y_test, len(classes), "test")
-    if (raw.x_val is None) != (raw.y_val is None): raise ValueError("of x_val and y_val one is None: give both, or neither")
+    if (raw.x_val is None) != (raw.y_val is None): raise ValueError("one of x_val and y_val is None: give both, or neither")
     x_val, y_val = (x, y) if raw.x_val is None else _checked(raw.x_val, raw.y_val, len(classes), "validation")
     for part, images in (("test", x_test), ("validation", x_val)):
         if x.shape[1:] != images.shape[1:]:
@@ -323,7 +323,7 @@ def make_data(
     train, val = _rows(y, len(classes), val_fraction if raw.x_val is None else 0, seed, limit)
     if raw.x_val is not None: val = torch.arange(len(y_val))
     if not len(train) or len(y[train].unique()) < len(y.unique()):
-        raise ValueError(f"val_fraction {val_fraction} of {len(y)} training images leaves a class none to train on: lower it, or "
+        raise ValueError(f"val_fraction {val_fraction} of {len(y)} images leaves a class without training images: lower it, or "
                          "take more images")
     parts = (x, y, train), (x_val, y_val, val), (x_test, y_test, torch.arange(len(y_test)))
     if stream and zca: raise ValueError("zca needs all images in memory: leave out zca, or stream")
@@ -357,7 +357,7 @@ def load(
         raise ValueError(f"unknown data set {name!r}: known are {', '.join(sorted(LOADERS))}; use make_data for your own images")
     sized = {} if size is None else {"size": size}
     if sized and "size" not in inspect.signature(LOADERS[name]).parameters:
-        raise ValueError(f"size {size}: the images of {name} have one size; leave it out")
+        raise ValueError(f"size {size}: the images of {name} have a fixed size; leave it out")
     raw = LOADERS[name](None if root is None else Path(root).expanduser(), **sized)
     data = make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit, stream=stream)
     return replace(data, options=data.options | sized)

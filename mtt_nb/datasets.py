@@ -63,7 +63,7 @@ def fetch(
     root: Path | str | None = None,
 ) -> Path:  # the folder that `load` then takes as `root`
     "Download a data set, unless it is already there"
-    if name not in TORCHVISION: raise ValueError(f"unknown data set {name!r}: can be fetched are {', '.join(TORCHVISION)}")
+    if name not in TORCHVISION: raise ValueError(f"unknown data set {name!r}: fetch knows {', '.join(TORCHVISION)}")
     read_parts(name, data_root(root), download=True)
     return data_root(root)
 

@@ -61,11 +61,11 @@ def stacked(draws: list[Draw]) -> Draw:
 # %% ../nbs/07_distill.ipynb #90d99c87
 def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | None) -> FlatModel:
     "The network of the experts, on the device of the data; ValueError where experts, data and network do not belong together"
-    if not isinstance(buffer, ExpertBuffer): raise ValueError(f"experts {buffer!r}: give an ExpertBuffer, as of their folder")
+    if not isinstance(buffer, ExpertBuffer): raise ValueError(f"experts {buffer!r}: give an ExpertBuffer(folder)")
     require_same_data(f"the experts' folder {buffer.path}", buffer.meta, data)
     model = buffer.model() if model is None else FlatModel(model)
     differ = differences(buffer.meta["network"], json.loads(json.dumps(model.spec)))
-    if differ: raise ValueError(f"the experts in {buffer.path} are of another network ({differ}): give that, or none")
+    if differ: raise ValueError(f"the experts in {buffer.path} are of another network ({differ}): give that network, or none")
     return model.to(data.device)
 
 # %% ../nbs/07_distill.ipynb #f19f94fb

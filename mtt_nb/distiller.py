@@ -90,7 +90,7 @@ class _Run:
     def change(self, **settings) -> None:
         "Change settings that are named in `knobs`, from the next meta-step on"
         fixed = set(settings) - set(self.knobs)
-        if fixed: raise ValueError(f"{', '.join(sorted(fixed))} cannot change during a run: begin a new one")
+        if fixed: raise ValueError(f"{', '.join(sorted(fixed))} cannot change during a run: start a new one")
         config = replace(self.config, **settings)
         self.check(config)
         self.config = config
@@ -161,7 +161,7 @@ def require_same_run(
 ) -> None:
     "ValueError that names what differs"
     differ = differences(json.loads(there), json.loads(here))
-    if differ: raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin anew in another folder")
+    if differ: raise ValueError(f"this is the state of another run ({differ}): use its settings, or begin in another folder")
 
 # %% ../nbs/06_distiller.ipynb #f62c9eaa
 class _Own(_Streams):
@@ -180,7 +180,7 @@ class _Own(_Streams):
         "The same from the state of a run; ValueError if it is missing"
         there, asked = sum(k.split(".")[-1] == "generator" for k in state), self.ranks.size * len(self.streams)
         if there != asked:
-            raise ValueError(f"a state of {there} streams, not {asked}: go on with as many ranks as before, or begin anew")
+            raise ValueError(f"a state of {there} streams, not {asked}: resume with as many ranks as before, or start a new run")
         states = [state[self.names("generator", stream=j)[0]].cpu() for j in range(len(self.streams))]
         carried = {name: state[k] for k, name in zip(self.names(*self.carries), self.carries)}
         for name, t, mine in ((name, t, getattr(self, name)) for name, t in carried.items()):
@@ -210,7 +210,7 @@ class _Between(_Own):
 
     def load_state_dict(self, state: dict) -> None:
         "Resume from `state_dict()` of a run of the same method with the same settings, data and network; ValueError otherwise"
-        if "identity" not in state: raise ValueError(f"a state with {', '.join(state) or 'nothing'}: give what state_dict() gave")
+        if "identity" not in state: raise ValueError(f"a state with {', '.join(state) or 'nothing'}: give that of state_dict()")
         require_same_run(state["identity"], self.identity)
         streams, carried = self.own_from(state)
         learned = {name: state[name] for name in ("images", "lr", *self.learns)}
@@ -312,7 +312,7 @@ def _check_format(path: Path | str, meta: dict, streams: int) -> None:
                          f"up to {FORMAT}: use the newer one")
     if form == 1 and streams > 1:
         raise ValueError(f"{path} was written by an older mtt_nb, {version}, whose segments shared one stream of random "
-                         "numbers: finish the run with that version, or begin anew")
+                         "numbers: finish the run with that version, or start a new one")
 
 def load_checkpoint(path: Path | str, distiller) -> None:
     "Let a distiller with the same settings resume from the file"
@@ -340,7 +340,7 @@ class JsonLines:
         lines, read = Path(path).read_text(errors="replace").split("\n") if Path(path).exists() else [], []
         for i, line in enumerate(lines[:-1], 1):
             try: read.append(json.loads(line))
-            except ValueError: raise ValueError(f"{path}: line {i} is damaged; take it out, or move the file away") from None
+            except ValueError: raise ValueError(f"{path}: line {i} is damaged: remove it, or move the file away") from None
         return read
     def settle(self) -> None:
         "Force what was written onto the disk, where it survives a power cut"

@@ -40,7 +40,7 @@ class Turns:
 def again(distiller) -> Callable:
     "For a Driver that was given a distiller and no function: a function that sets it back to how it is now"
     if not hasattr(distiller, "load_state_dict"):
-        raise ValueError(f"{type(distiller).__name__} cannot be set back: give a function that makes it")
+        raise ValueError(f"{type(distiller).__name__} cannot be reset: give a function that makes it")
     begin, config, first = copy.deepcopy(distiller.state_dict()), getattr(distiller, "config", None), [True]
     def make():
         if not first:
@@ -128,7 +128,7 @@ class Blocking(Counting):
         error, self.error = self.error, None
         if error: raise error
     def _begin(self, n):
-        if self.running: raise RuntimeError("the run is going on: pause it first")
+        if self.running: raise RuntimeError("the run is in progress: pause it first")
         self._raise()
         self._stop.clear()
         self.left, self.running = n, True

@@ -21,7 +21,7 @@ def read_replay_buffer(
     try: experts = torch.load(file, map_location="cpu", weights_only=True)
     except OSError: raise  # which says that there is no such file, say
     except Exception as e:  # of many kinds, as a file may hold anything
-        raise ValueError(f"{file} is no file of tensors alone ({type(e).__name__}): give a replay_buffer_N.pt") from None
+        raise ValueError(f"{file} is not a file of tensors alone ({type(e).__name__}): give a replay_buffer_N.pt") from None
     def points(expert):
         with understood(file): return torch.stack([torch.cat([p.detach().flatten() for p in point]) for point in expert])
     return map(points, experts)

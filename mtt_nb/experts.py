@@ -150,7 +150,7 @@ def save_tensors(
 class Damaged(ValueError):
     "A file that is not whole"
     def __init__(self, path, how):
-        super().__init__(f"{path} is damaged, or no safetensors file ({how}): restore it, or move it away and make it again")
+        super().__init__(f"{path} is damaged or not a safetensors file ({how}): restore it, or move it away and make it again")
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator:
@@ -292,8 +292,8 @@ class ExpertBuffer(_Recording):
         epoch: int,  # 0 is the random start
     ) -> Tensor:  # [P], float32, on the CPU
         "Read one snapshot, and nothing else, from the mapped file; ValueError if it is not there, Damaged if it is bad"
-        if not 0 <= expert < len(self): raise ValueError(f"expert {expert}: there are 0 to {len(self) - 1}")
-        if not 0 <= epoch <= self.epochs: raise ValueError(f"epoch {epoch}: recorded are 0 to {self.epochs}")
+        if not 0 <= expert < len(self): raise ValueError(f"expert {expert}: must be 0 to {len(self) - 1}")
+        if not 0 <= epoch <= self.epochs: raise ValueError(f"epoch {epoch}: must be 0 to {self.epochs}")
         with _opened(self.files[expert]) as f:
             points, shape = f.get_slice("theta"), [self.epochs + 1, self.meta["n_params"]]
             if points.get_shape() != shape: raise Damaged(self.files[expert], f"{points.get_shape()} numbers, not {shape}")
@@ -330,14 +330,14 @@ def require_network(model: FlatModel, data: ImageData) -> None:
     "ValueError if the network does not take the images, gives another number of classes, or is not a function of theta and x"
     theta, again = (model.init(seeded(0, device=data.device)) for _ in range(2))
     if not torch.equal(theta, again):
-        raise ValueError(f"{model}: one seed draws it in several ways; let its reset_parameters draw by torch.nn.init alone")
+        raise ValueError(f"{model}: one seed gave different parameters; let its reset_parameters draw by torch.nn.init alone")
     try: got, same = (model(theta, data.x_train[:1]) for _ in range(2))
     except RuntimeError as e: raise ValueError(f"{model} does not take images of {data.name}, {data.shape}: {e}") from None
     if got.shape != (1, data.n_classes):
         raise ValueError(f"{model} gives {tuple(got.shape)} for one image, but {data.name} has {data.n_classes} classes: "
                          f"build it with n_classes={data.n_classes}")
     if not torch.allclose(got, same, rtol=1e-3, atol=1e-3):
-        raise ValueError(f"{model} answers differently when asked twice: leave out what is random in it, or has a memory")
+        raise ValueError(f"{model} gives different outputs for the same input: remove what is random in it or keeps a state")
 
 # %% ../nbs/04_experts.ipynb #160c561a
 def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume: bool) -> None:
@@ -436,7 +436,7 @@ def record_experts(
 
 # %% ../nbs/04_experts.ipynb #58234f04
 def store_experts(
-    paths: Iterable[Tensor],  # for each expert, its start and its point after every epoch [epochs + 1, P], as a FlatModel has them
+    paths: Iterable[Tensor],  # of each expert its start and the point after every epoch [epochs + 1, P], as a FlatModel has them
     data: ImageData,
     model,  # FlatModel or nn.Module
     path: Path | str,  # a folder without experts
@@ -457,8 +457,8 @@ def store_experts(
                 raise ValueError(f"expert {i} {tuple(theta.shape)}: must be finite numbers [epochs + 1, {model.n_params}]")
             right, epochs = accuracy(model, theta[-1].to(data.device), *data.part("val")), len(theta) - 1
             if right < 1.5 / data.n_classes:
-                raise ValueError(f"expert {i} is right on {right:.1%} of {data.name} at its end: of other data, another "
-                                 "network, or its numbers are in another order")
+                raise ValueError(f"expert {i} classifies {right:.1%} of {data.name} correctly at its end: it is of other data, "
+                                 "another network, or its numbers are in another order")
             settings = _settings(data, model, augment=augment, lr=lr, batch_size=batch_size, epochs=epochs, seed=None,
                                  dtype="float32", tf32=None)
             files.append(_file(path, i))

@@ -36,7 +36,7 @@ def class_names(path: Path) -> list[str]:
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and p.name[0] != ".")
     if len(names) > 1: return names
     found = f"one class, {names[0]}" if names else "no class folders"
-    raise ValueError(f"{path} holds {found}: a data set has a folder of images for each of two classes or more")
+    raise ValueError(f"{path} holds {found}: a data set needs a folder of images for each of at least two classes")
 
 # %% ../nbs/01_folders.ipynb #c0a9a015
 def class_files(path: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
@@ -45,8 +45,8 @@ def class_files(path: Path, classes: Sequence[str]) -> tuple[list[Path], list[in
     empty = [c for c, files in zip(classes, found) if not files]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        raise ValueError(f"no images in {path} of {', '.join(empty[:5])}{more}: every class has a folder there, with image files "
-                         f"({' '.join(EXTENSIONS)}); add them, or remove the class from all parts")
+        raise ValueError(f"no images of {', '.join(empty[:5])}{more} in {path}: every class needs a folder there, with "
+                         f"image files ({' '.join(EXTENSIONS)}); add them, or remove the class from all parts")
     return [f for files in found for f in files], [k for k, files in enumerate(found) for _ in files]
 
 # %% ../nbs/01_folders.ipynb #4641d682
@@ -139,7 +139,7 @@ def _first_writable(places: Sequence[Path]) -> Path:
             probe.touch(); probe.unlink()
             return place
         except OSError: pass
-    raise OSError(f"can write neither in {' nor in '.join(map(str, places))}: set MTT_NB_DATA to a folder that is yours")
+    raise OSError(f"cannot write in {' or '.join(map(str, places))}: set MTT_NB_DATA to a folder that you can write to")
 
 # %% ../nbs/01_folders.ipynb #1b1dd472
 def reporter(what: str, every=10) -> Callable[[int, int], None]:
@@ -232,7 +232,7 @@ def tiny_imagenet(root: Path | None = None, size=64) -> Raw:
     words = dict(line.split("\t")[:2] for line in (place / "words.txt").read_text().splitlines() if "\t" in line)
     lines = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
     lost = [f for f, _ in lines if not (images / f).is_file()] + [c for _, c in lines if c not in classes]
-    if lost: raise ValueError(f"{annotations} names {lost[0]} (and {len(lost) - 1} more), not there: unpack the zip file again")
+    if lost: raise ValueError(f"{annotations} names {lost[0]} (and {len(lost) - 1} more), now missing: unpack the zip file again")
     test = [images / f for f, _ in lines], [classes.index(c) for _, c in lines]
     names = [words.get(c, c).split(",")[0] for c in classes]
     return _raw("tiny-imagenet", place, {"train": class_files(place / "train", classes), "test": test}, names, size, 3, root)

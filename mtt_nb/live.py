@@ -125,7 +125,7 @@ class Poking:
     def paint(self, image: int, pixels, mask) -> dict:
         "The answer with image `image` painted: bytes [H,W,C], and [H,W] not 0 where painted; ValueError for no such image"
         state, run = self._state(), self.run
-        if not 0 <= image < len(state.images): raise ValueError(f"image {image}: there are 0 to {len(state.images) - 1}")
+        if not 0 <= image < len(state.images): raise ValueError(f"image {image}: must be 0 to {len(state.images) - 1}")
         _, h, w = state.images.shape[1:]
         pixels, mask = np.frombuffer(pixels, np.uint8).reshape(h, w, -1), np.frombuffer(mask, np.uint8).reshape(h, w)
         run.edits[image] = painted(state.images[image], pixels.copy(), mask.copy(), run.scribe.transform)
@@ -387,7 +387,7 @@ class Runs(_Held):
     def _shared(self) -> dict:
         "The planes of the first run, which serve all runs on the same experts"
         paths = {str(getattr(r.scribe.buffer, "path", None)) for r in self.driven}
-        if len(paths) > 1: raise ValueError("the runs match different experts: give them one ExpertBuffer, to be seen in a plane")
+        if len(paths) > 1: raise ValueError("runs with different experts have no common plane: give them the same ExpertBuffer")
         return self.driven[0].planes
 
 # %% ../nbs/12_live.ipynb #58ebda35

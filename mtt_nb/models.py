@@ -159,11 +159,11 @@ def _redraw(module: nn.Module) -> None:
 # %% ../nbs/03_models.ipynb #37cd3550
 def _refuse(module: nn.Module) -> None:
     "ValueError for a network that is no function of its parameters and input alone, or cannot be drawn anew"
-    if not isinstance(module, nn.Module): raise ValueError(f"{module!r} is no network: give an nn.Module, as build(...) makes")
+    if not isinstance(module, nn.Module): raise ValueError(f"{module!r} is not a network: give an nn.Module, as from build(...)")
     for name, m in module.named_modules():
         layer = f"layer {name!r} ({type(m).__name__})"
         if getattr(m, "running_mean", None) is not None:
-            raise ValueError(f"{layer} keeps running statistics, which are no parameters: a path of parameters would not "
+            raise ValueError(f"{layer} keeps running statistics, which are not parameters, so a path of parameters would not "
                              "determine the network. Use norm='instance', or another norm without running statistics")
         if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0:
             raise ValueError(f"{layer} draws random numbers in each call, so that a step could not be repeated for its gradient. "
@@ -173,9 +173,9 @@ def _refuse(module: nn.Module) -> None:
             raise ValueError(f"{layer} has frozen parameters, but a path holds all of them, and all are trained: register what "
                              "is to stay as a buffer")
         if any(map(nn.parameter.is_lazy, own)):
-            raise ValueError(f"{layer} has parameters without a shape as yet: pass one batch through the network first")
+            raise ValueError(f"{layer} has parameters whose shape is not known yet: pass one batch through the network first")
         if own and not hasattr(m, "reset_parameters"):
-            raise ValueError(f"{layer} has parameters but no reset_parameters(), so that it cannot be drawn anew: give it one")
+            raise ValueError(f"{layer} has parameters but no reset_parameters(), so it cannot be initialised again: give it one")
     if next(module.parameters(), None) is None: raise ValueError(f"{type(module).__name__} has no parameters to learn")
 
 # %% ../nbs/03_models.ipynb #ccecd40f
@@ -221,7 +221,7 @@ class FlatModel:
 # %% ../nbs/03_models.ipynb #0f9fe26d
 def require_known(spec: dict) -> None:
     "ValueError for the `FlatModel.spec` of a network of your own, from which it cannot be built"
-    if "shape" not in spec: raise ValueError(f"{spec.get('name')} is no network of this package: pass your own model")
+    if "shape" not in spec: raise ValueError(f"{spec.get('name')} is not a network of this package: pass your own model")
 
 # %% ../nbs/03_models.ipynb #80740a9a
 def rebuilt(spec: dict) -> FlatModel:

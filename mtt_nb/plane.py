@@ -19,7 +19,7 @@ def _points(thetas: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     paths = [thetas] if isinstance(thetas, Tensor) else list(thetas)
     for p in paths:
         if p.ndim != 2 or p.shape[1] < 2 or p.shape[1:] != paths[0].shape[1:]:
-            raise ValueError(f"points of shape {tuple(p.shape)}: must be [n,P], or a list of such, all of one P of at least 2")
+            raise ValueError(f"points of shape {tuple(p.shape)}: must be [n,P], or a list of them, all with one P of at least 2")
     points = torch.cat([p.detach().cpu().double() for p in paths]) if paths else torch.empty(0, 2)
     if len(points) < 3: raise ValueError(f"{len(points)} points: a plane needs at least 3")
     if not points.isfinite().all(): raise ValueError("a point is not finite: the path diverged, so leave out its end")

@@ -348,7 +348,7 @@ def save_animation(
     if path.suffix.lower() != ".gif": raise ValueError(f"{path.name}: the film is a GIF, so its name must end in .gif")
     if not frames: raise ValueError("no frames: give a Frame for every meta-step to show")
     if plane and any(f.student is None or (f.target is None) != (frames[0].target is None) for f in frames):
-        raise ValueError("a frame without a student's path, or the target that others have: give all of them one, or no plane")
+        raise ValueError("some frames lack a student's path or a target that others have: give it to all, or draw no plane")
     screen = _Screen(frames, plane, expert)
     for artist in screen.moving.values(): artist.set_animated(True)  # so that the still is drawn without it
     canvas = FigureCanvasAgg(screen.fig)

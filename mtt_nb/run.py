@@ -110,7 +110,7 @@ def require_comparable(log: list[dict], protocol: Protocol) -> None:
     "ValueError if a run was validated by other rules than it would be from now on; a log of an older version has no rules"
     for line in log:
         differ = differences(line.get("protocol", protocol.validation), protocol.validation)
-        if differ: raise ValueError(f"validated by other rules so far ({differ}): keep to them, or choose another folder")
+        if differ: raise ValueError(f"validated with other settings so far ({differ}): keep them, or choose another folder")
 
 # %% ../nbs/39_run.ipynb #316e6b5c
 @contextmanager
@@ -152,10 +152,10 @@ def require_files(out: Path, steps: int) -> None:
     lines = JsonLines.read(log)
     validated = best_validation([line for line in lines if line["step"] <= steps]) is not None
     for file, is_needed in {log: steps > 0, best: validated}.items():
-        if is_needed and not file.exists(): raise ValueError(f"{file} is gone: put it back, or begin anew in another folder")
+        if is_needed and not file.exists(): raise ValueError(f"{file} is gone: restore it, or begin in another folder")
     lost = set(range(1, steps + 1)) - {line["step"] for line in lines if "loss" in line}
     if lost:  # and validations with them, so that a worse set could replace the best
-        raise ValueError(f"{log} has lost meta-steps, {min(lost)} to {max(lost)}: put it back, or begin anew in another folder")
+        raise ValueError(f"{log} has lost meta-steps, {min(lost)} to {max(lost)}: restore it, or begin in another folder")
     if validated: SyntheticSet.load(best)  # an error now, not after the last step
 
 # %% ../nbs/39_run.ipynb #856dcf67
@@ -169,7 +169,7 @@ def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Reco
         raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
     ranks.meet()
     if ranks.rank: there = resume(distiller, checkpoint)
-    if not there and distiller.steps: raise ValueError("the distiller has taken steps already, which no log has: give a new one")
+    if not there and distiller.steps: raise ValueError("the distiller has taken steps that no log records: give a new one")
     if there: require_files(out, distiller.steps)
     else: keep_checkpoint(distiller, checkpoint)
     before = History.load(history) if there and history.exists() else None
@@ -273,7 +273,7 @@ def told_apart(synthetic: SyntheticSet) -> dict:
 def images_per_class(synthetic: SyntheticSet, data: ImageData) -> int:
     "Images per class; ValueError if they cannot be the same number for every class, as those of a random set are"
     ipc, rest = divmod(len(synthetic), data.n_classes)
-    if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: judge it without random images")
+    if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: evaluate it without random images")
     return ipc
 
 # %% ../nbs/39_run.ipynb #cc1a1acc

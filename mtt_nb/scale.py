@@ -178,7 +178,7 @@ class Ranks(Group, Alone):
         low, high = (self.reduced(sums.clone(), how) for how in (dist.ReduceOp.MIN, dist.ReduceOp.MAX))
         differ = ", ".join(name for name, same in zip(tensors, low == high) if not same)
         if differ:
-            raise ValueError(f"the ranks differ in {differ}: go on from the last checkpoint, and if they differ again, give "
+            raise ValueError(f"the ranks differ in {differ}: resume from the last checkpoint, and if they differ again, give "
                              "all of them the same hardware and number of threads")
 
 # %% ../nbs/41_scale.ipynb #ddf73c32

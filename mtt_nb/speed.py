@@ -164,7 +164,7 @@ def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:
     try: fast(*tensors)
     except RuntimeError as e:
         print("failed", file=sys.stderr)
-        warnings.warn(f"{name} could not be compiled and runs as it is, which is slower: {str(e).strip().splitlines()[0]} "
+        warnings.warn(f"{name} could not be compiled and runs uncompiled, which is slower: {str(e).strip().splitlines()[0]} "
                       "(a CPU needs a C++ compiler, a GPU Triton)", stacklevel=3)
         return program
     print(f"{time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)

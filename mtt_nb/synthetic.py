@@ -25,7 +25,7 @@ __all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_
 # %% ../nbs/06_synthetic.ipynb #e4c946e7
 def _check_set(images: Tensor, labels: Tensor, lr: float, meta: dict) -> None:
     if not 0 < lr < math.inf: raise ValueError(f"lr {lr}: must be above 0, and finite")
-    if "classes" not in meta: raise ValueError("meta says no classes: make it by describe(data, network, augment)")
+    if "classes" not in meta: raise ValueError("meta names no classes: make it with describe(data, network, augment)")
     n, n_classes = len(images), len(meta["classes"])
     if images.ndim != 4 or not n or images.dtype != torch.float32:
         raise ValueError(f"images {tuple(images.shape)} of {images.dtype}: must be float32 [n,C,H,W], with n at least 1")
@@ -63,7 +63,7 @@ def _from_file(make: type, tensors: dict[str, Tensor], meta: dict):
 
 def _check_meta(meta: dict) -> None:
     missing = ", ".join(MADE_FROM.keys() - meta.keys())
-    if missing: raise ValueError(f"meta has no {missing}, so that no one could use the set: make it by describe(...)")
+    if missing: raise ValueError(f"meta has no {missing}, so the set could not be used: make it with describe(...)")
 
 # %% ../nbs/06_synthetic.ipynb #24ef8c3f
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,7 @@ def _npz(synthetic: SyntheticSet, path: Path) -> None:
 
 def _pictures(synthetic: SyntheticSet, path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} is there already: name a folder that is new or empty")
+        raise ValueError(f"{path} already exists: name a folder that is new or empty")
     path.mkdir(parents=True, exist_ok=True)
     pixels = (synthetic.display().cpu() * 255).round().byte().permute(0, 2, 3, 1).numpy()
     classes, rows = synthetic.meta["classes"], synthetic.labels.tolist()

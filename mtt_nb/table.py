@@ -240,7 +240,7 @@ def draw_row(ax, r: Row, others: list[Row]) -> None:
 def plot_table(rows: list[Row]) -> Picture:
     "Accuracy against seconds, a panel for each method"
     drawn = [r for r in rows if r.ipc]
-    if not drawn: raise ValueError("nothing to draw: the table has no row but that of the full data")
+    if not drawn: raise ValueError("nothing to draw: the table has no row except that of the full data")
     columns = min(5, len(drawn))
     fig = Picture(2 * columns + 0.4, 1.5 * math.ceil(len(drawn) / columns) + 0.7)
     axes = list(fig.subplots(math.ceil(len(drawn) / columns), columns, squeeze=False, sharex=True, sharey=True).flat)
@@ -260,11 +260,11 @@ ABOUT = """# {data}: {methods} methods, {budget} each
 
 {table}
 
-Mean ± standard deviation over {networks} networks{seeds}. Of a method that learns, the set that was best on validation
-images; the test images were used for this table alone. Random images: as many, drawn anew for each network, with the same
-training. Labels: hard are classes, soft are learned probabilities. Seconds are those of the steps, without validation and
-test; a second number is the recording of experts, which the budget does not hold. Published numbers are of the papers'
-networks, data and budgets; where there is none, none is known here.
+Mean ± standard deviation over {networks} networks{seeds}. For a method that learns, the set with the best
+validation accuracy counts; the test images were used for this table alone. Random images: the same number, a fresh draw for
+each network, with the same training. Labels: hard are classes, soft are learned probabilities. Seconds are those of the
+steps, without validation and test; a second number is the recording of the experts, which is not part of the budget.
+Published numbers are for the papers' networks, data and budgets; none stands where we know of none.
 
 ![Accuracy against time](table.png)
 {sources}

@@ -127,7 +127,7 @@ def _check_unroll(theta, xs, ys, lr, momentum, memory, compile):
         raise ValueError(f"{shapes}: xs must be [{form},...] with no side 0; for one step give x[None]")
     if lead[1:-1] != theta.shape[:-1]: raise ValueError(f"{shapes}: xs must be [{form},...], a batch for each theta")
     if ys.shape[: len(lead)] != lead: raise ValueError(f"{shapes}: xs and ys must both begin with the same [{form}]")
-    if xs.dtype != theta.dtype: raise ValueError(f"{shapes}: xs must have theta's type, as by xs.to(theta.dtype)")
+    if xs.dtype != theta.dtype: raise ValueError(f"{shapes}: xs must have theta's type: use xs.to(theta.dtype)")
     if (ys.dtype, ys.ndim) not in ((torch.int64, len(lead)), (theta.dtype, len(lead) + 1)):
         kinds = f"classes [{form}] of torch.int64, or probabilities [{form},classes] of theta's type"
         raise ValueError(f"{shapes}: ys must be {kinds}")
