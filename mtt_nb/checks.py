@@ -65,7 +65,7 @@ def explain(
     if near(got, want, tolerance): return
     for words, predicted in theories.items(): require(not near(got, predicted, tolerance), words)
     off = (got - want).norm() / want.norm()
-    raise Wrong(f"{what} is off by {off:.0%}, and by no usual mistake: try it on numbers small enough for paper")
+    raise Wrong(f"{what} is off by {off:.0%}, and not by one of the usual mistakes: try it on numbers small enough for paper")
 
 # %% ../nbs/50_checks.ipynb #2d2319c0
 def _changed(f, args, before) -> str | None:
@@ -86,8 +86,8 @@ def watched(f: Callable, name: str) -> Callable:
         except RuntimeError as e:
             require("in-place" not in str(e), "it changes an argument in place: compute a new tensor, as in a = a - b")
             of_floats = re.search("dtype|scalar type", str(e)) and not re.search("Long|Byte|int32|int64|index", str(e))
-            require(not of_floats, "float32 meets float64: the check computes in float64, so make "
-                    f"a new tensor of the type of those handed in, as in torch.zeros(n, dtype=x.dtype). PyTorch says: {e}")
+            require(not of_floats, "float32 meets float64: the check computes in float64, so give "
+                    f"a new tensor the type of the inputs, as in torch.zeros(n, dtype=x.dtype). PyTorch says: {e}")
             raise
         if got is None: raise Unfilled(f"{name} is not filled in yet: it returns nothing")
         changed = _changed(f, args, before)
@@ -97,7 +97,7 @@ def watched(f: Callable, name: str) -> Callable:
             require(a.grad is None, f"it leaves a gradient in {n}.grad, to which the next call would add: torch.autograd.grad "
                                     "returns gradients and leaves nothing behind")
             require(a.requires_grad == was, f"it makes the caller's {n} require a gradient: call requires_grad_ on a copy")
-        require(torch.equal(torch.get_rng_state(), state), "it draws from the global random generator: hand the given one on")
+        require(torch.equal(torch.get_rng_state(), state), "it draws from the global generator: use the one that is passed in")
         return got
     return call
 
@@ -119,7 +119,7 @@ def check(probe: Callable[[Callable], None]) -> Callable[[Callable], None]:
 def shaped(got, shape: tuple[int, ...], what="what comes back") -> Tensor:
     "The same tensor; Wrong if it is not a finite tensor of this shape"
     require(isinstance(got, Tensor), f"{what} is of type {type(got).__name__}: return a tensor of shape {shape}")
-    require(got.shape == shape, f"{what} has shape {tuple(got.shape)}, which must be {shape}")
+    require(got.shape == shape, f"{what} has shape {tuple(got.shape)}: it must be {shape}")
     require(got.isfinite().all(), f"{what} has numbers that are not finite: look for a division by zero or a negative root")
     return got
 
@@ -196,12 +196,13 @@ def check_step(my_step):
         "the gradient is scaled to length 1: leave it as long as it is": theta - lr * g / g.norm()}, "the new theta")
     dtheta, dx, dlr = (slope(got @ v, leaf, CUT.format(*words)) for leaf, words in zip(leaves, (
         ("theta", "The next point starts from theta itself, not from a detached copy"),
-        ("the images", "The gradient has to stay differentiable in its turn: autograd.grad has a flag for that"),
-        ("the learning rate", "Leave it the tensor that it is")), strict=True))
-    explain(dlr, -g @ v, {}, "the derivative by the learning rate")
-    explain(dx, finite(lambda x: -lr * toy_gradient(theta, x, y) @ v, x), {}, "the derivative by the images")
+        ("the images", "The gradient has to be differentiable too: autograd.grad has a flag for that"),
+        ("the learning rate", "Keep it a tensor")), strict=True))
+    explain(dlr, -g @ v, {}, "the derivative with respect to the learning rate")
+    explain(dx, finite(lambda x: -lr * toy_gradient(theta, x, y) @ v, x), {}, "the derivative with respect to the images")
     explain(dtheta, v - lr * finite(lambda t: toy_gradient(t, x, y) @ v, theta), {
-        "the gradient was computed at a detached theta: the second-order part is missing": v}, "the derivative by theta")
+        "the gradient was computed at a detached theta: the second-order part is missing": v},
+        "the derivative with respect to theta")
 
 # %% ../nbs/50_checks.ipynb #9b7cc906
 def toy_walk(theta: Tensor, xs, ys, lr) -> Tensor:
@@ -214,10 +215,10 @@ def _ends(theta, xs, ys, lr) -> dict[str, Tensor]:
     "Where students that go wrong end"
     path, g = toy_walk(theta, xs, ys, lr), [toy_gradient(theta, x, y) for x, y in zip(xs, ys, strict=True)]
     return {"the student stays where it is: theta is not replaced": theta,
-            "it stops a step early": path[-2], "it takes the first step alone": path[1],
+            "it stops a step early": path[-2], "it takes only the first step": path[1],
             "it goes up the loss: the sign of the gradient is wrong": toy_walk(theta, xs, ys, -lr)[-1],
             "it takes the images of step 0 in every step": toy_walk(theta, xs[:1].expand_as(xs), ys[:1].expand_as(ys), lr)[-1],
-            "every step starts at theta_0 again: go on from where the last one ended": theta - lr * g[-1],
+            "every step starts at theta_0: continue where the last one ended": theta - lr * g[-1],
             "every gradient is taken at theta_0: take it where the student is": theta - lr * sum(g),
             "it takes the steps in reverse order": toy_walk(theta, xs.flip(0), ys.flip(0), lr)[-1]}
 
@@ -241,8 +242,9 @@ def check_unroll(my_unroll):
         "only the last step's images get a gradient: the graph was cut between the steps": last,
         "each step's images get a gradient as if no step followed: theta was detached for the gradient":
             _cut(theta, xs, ys, lr, v)}, "the gradient of the images")
-    dlr = slope(end @ v, leaves[2], CUT.format("the learning rate", "Leave it the tensor that it is"))
-    explain(dlr, finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ v, lr), {}, "the derivative by the learning rate")
+    dlr = slope(end @ v, leaves[2], CUT.format("the learning rate", "Keep it a tensor"))
+    explain(dlr, finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ v, lr), {},
+            "the derivative with respect to the learning rate")
 
 # %% ../nbs/50_checks.ipynb #ceb3e18f
 def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, at=0, late=False) -> tuple[Tensor, Tensor]:
@@ -258,11 +260,11 @@ def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, at
 
 def _sweeps(*args) -> dict[str, tuple[Tensor, Tensor]]:
     "What sweeps that go wrong find"
-    return {"lambda stays as it was, what a later step corrects is not taken off: a shortcut": toy_sweep(*args, carry=False),
+    return {"lambda never changes, so what later steps correct stays in: a shortcut": toy_sweep(*args, carry=False),
             "it walks from the first step to the last: a sweep begins at the end": toy_sweep(*args, order=iter),
-            "each step is built anew at the point after it: it started from the point before": toy_sweep(*args, at=1),
-            "lambda is moved on too soon: a step needs the lambda of the point after it": toy_sweep(*args, late=True),
-            "lambda is replaced by its correction: what it was stays in it": toy_sweep(*args, keep=0.0)}
+            "each step is rebuilt at the point after it: rebuild it at the point before it": toy_sweep(*args, at=1),
+            "lambda is updated too early: a step needs the lambda of the point after it": toy_sweep(*args, late=True),
+            "lambda is replaced by its correction: add the correction to it": toy_sweep(*args, keep=0.0)}
 
 # %% ../nbs/50_checks.ipynb #7620c620
 @check
@@ -278,19 +280,19 @@ def check_sweep(my_sweep):
         "the sign of the images' gradient is wrong: a step goes against g": -want,
         "the learning rate is missing in the images' gradient": want / lr,
         "the learning rate and the sign are missing in the images' gradient": -want / lr,
-        "the images' gradients come in the order of the sweep, the last step first: turn them round": want.flip(0),
+        "the images' gradients come in the order of the sweep, the last step first: reverse them": want.flip(0),
         "only the last step's images get a gradient": torch.cat([0 * want[:-1], want[-1:]])}, "the gradient of the images")
     want = finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ lam, lr)
     explain(dlr, want, {words: w[1] for words, w in wrong.items()} | {
         "the sign of the learning rate's gradient is wrong": -want,
-        "the learning rate's gradient holds the last step alone: sum over all": -toy_gradient(path[-2], xs[-1], ys[-1]) @ lam,
-        "the learning rate's gradient holds the learning rate as a factor": lr * want,
+        "the learning rate's gradient contains only the last step: sum over all": -toy_gradient(path[-2], xs[-1], ys[-1]) @ lam,
+        "the learning rate's gradient has the learning rate as a factor": lr * want,
         "the learning rate's gradient is a mean over the steps: take the sum": want / len(xs)}, "the learning rate's gradient")
     require(not dxs.requires_grad and not dlr.requires_grad, "the gradients come back with a graph, which grows with the number "
-            "of steps: the graph of one step is needed for its g alone, detach all that outlives the step")
+            "of steps: a step's graph is needed only for its own g, so detach what outlives it")
     off = path + 0.3 * torch.randn(path.shape, generator=seeded("off"), dtype=path.dtype)  # no walk passes these points
     explain(my_sweep(toy_model, off, xs, ys, lr, lam)[0], toy_sweep(off, xs, ys, lr, lam)[0], {
-        "it walks anew from path[0] and so needs the graph of all steps: build one step at a time at the point in path":
+        "it walks again from path[0] and so needs the graph of all steps: rebuild one step at a time, at its point in path":
             finite(lambda xs: toy_walk(off[0], xs, ys, lr)[-1] @ lam, xs)}, "with another path, the gradient of the images")
 
 # %% ../nbs/50_checks.ipynb #aa623a17
@@ -308,9 +310,9 @@ def check_normalise(my_normalise):
         "all channels share one mean and one std: each has its own": of(train, (0, 1, 2, 3)),
         "each pixel has a mean and a std of its own: take one for a whole channel": of(train, 0),
         "it divides by the variance, not by the standard deviation": (x - mean) / std**2,
-        "the mean is not taken off": x / std, "it is not divided by the standard deviation": x - mean,
+        "the mean is not subtracted": x / std, "it is not divided by the standard deviation": x - mean,
         "it multiplies by the standard deviation": (x - mean) * std,
-        "mean and std have changed places": (x - std) / mean}, "the result", tolerance=5e-3)
+        "mean and std are swapped": (x - std) / mean}, "the result", tolerance=5e-3)
 
 # %% ../nbs/50_checks.ipynb #12122161
 def inverse_root(c: Tensor, eps: float, power=-0.5, outside=0.0) -> Tensor:
@@ -323,11 +325,11 @@ def _whitenings(x: Tensor, c: Tensor, eps: float) -> dict[str, Tensor]:
     n, rows = len(x), torch.cov((x - x.mean(1, keepdim=True)).T)
     return {"the covariance is divided by n: divide by n - 1": inverse_root(c * (n - 1) / n, eps),
             "the covariance is not divided by the number of images": inverse_root(c * (n - 1), eps),
-            "the mean image is not taken off": inverse_root(x.T @ x / (n - 1), eps),
-            "the mean is taken off image by image: take off the mean image": inverse_root(rows, eps),
+            "the mean image is not subtracted": inverse_root(x.T @ x / (n - 1), eps),
+            "the mean of each image is subtracted: subtract the mean image": inverse_root(rows, eps),
             "eps is missing": inverse_root(c, 0), "eps is added to the root, not under it": inverse_root(c, 0, outside=eps),
-            "W is the root of the covariance, which colours: the inverse of that whitens": inverse_root(c, eps, 0.5),
-            "W is the inverse of the covariance: take the root of that": inverse_root(c, eps, -1.0)}
+            "W is the root of the covariance, which undoes whitening: take its inverse": inverse_root(c, eps, 0.5),
+            "W is the inverse of the covariance: take its square root": inverse_root(c, eps, -1.0)}
 
 # %% ../nbs/50_checks.ipynb #4e04a991
 @check
@@ -338,8 +340,8 @@ def check_whiten(my_whiten):
     w = shaped(my_whiten(x.view(9, 2, 1, 3), eps), (6, 6)).double()
     symmetric, inverse = near(w, w.T), inverse_root(c, eps, -1.0)
     if symmetric and near(w @ (c + eps * one) @ w, one) and (torch.linalg.eigvalsh(w) > 0).all(): return
-    require(symmetric or not near(w @ w.T, inverse), "the axes are not turned back: this whitens, but to no pixels any more")
-    require(symmetric or not near(w.T @ w, inverse), "the axes are turned on one side only, and on the wrong one")
+    require(symmetric or not near(w @ w.T, inverse), "the axes are not rotated back: white, but no longer pixels")
+    require(symmetric or not near(w.T @ w, inverse), "the axes are rotated on one side only, and on the wrong one")
     explain(w, inverse_root(c, eps), _whitenings(x, c, eps), "W")
 
 # %% ../nbs/50_checks.ipynb #e8609993
@@ -362,7 +364,7 @@ def _shifts(x: Tensor, shift: Tensor) -> dict[str, Tensor]:
     sides = torch.tensor([x.shape[3], x.shape[2]]).double()
     return {
         "it shifts the other way: a pixel that moves right shows what was on its left": shifted(x, -shift),
-        "right and down have changed places": shifted(x, shift.flip(1)),
+        "right and down are swapped": shifted(x, shift.flip(1)),
         "right is right, but down is up": shifted(x, shift * torch.tensor([1, -1])),
         "down is right, but right is left": shifted(x, shift * torch.tensor([-1, 1])),
         "it rounds to whole pixels: between two pixels lies their weighted mean": shifted(x, shift.round()),
@@ -382,7 +384,7 @@ def check_shift(my_shift):
     got = shaped(my_shift(leaf, shift), tuple(x.shape))
     explain(got, shifted(x, shift), _shifts(x, shift), "the shifted image")
     by_pixels = slope((got * v).sum(), leaf, CUT.format("the pixels", "NumPy, .data, .detach and .item cut it"))
-    explain((by_pixels * d).sum(), (shifted(d, shift) * v).sum(), {}, "the derivative by the pixels")
+    explain((by_pixels * d).sum(), (shifted(d, shift) * v).sum(), {}, "the derivative with respect to the pixels")
 
 # %% ../nbs/50_checks.ipynb #adfb2f31
 def by_hand(theta: Tensor, x: Tensor, starts=(0, 20, 25, 40), turned=False) -> Tensor:
@@ -401,18 +403,18 @@ def check_logits(my_logits):
     theta, d, x = torch.randn(3, 43, generator=seeded("logits")).double()
     x, own, leaf = x[:24].view(6, 1, 2, 2), flat(module), theta.clone().requires_grad_()
     got, want = shaped(my_logits(module, leaf, x), (6, 3)), by_hand(theta, x)
-    require(torch.equal(flat(module), own), "the module's own parameters are not what they were: compute with theta in "
+    require(torch.equal(flat(module), own), "the module's own parameters have changed: compute with theta in "
                                             "their place")
     explain(got, want, {
-        "it is the module's own parameters that answer: theta is not used": by_hand(own, x),
-        "every parameter is cut from the beginning of theta: each begins where one ended": by_hand(theta, x, (0, 0, 0, 0)),
-        "the weights are turned: a Linear keeps them as [out,in]": by_hand(theta, x, turned=True),
+        "the result comes from the module's own parameters: theta is not used": by_hand(own, x),
+        "every parameter is cut from the beginning of theta: each begins where the last ended": by_hand(theta, x, (0, 0, 0, 0)),
+        "the weights are transposed: a Linear keeps them as [out,in]": by_hand(theta, x, turned=True),
         "theta is read from its end": by_hand(theta, x, (23, 18, 3, 0)),
         "both weights come before both biases: the order is that of module.parameters()": by_hand(theta, x, (0, 35, 20, 40))},
         "the logits")
     by_theta = slope(got.square().sum(), leaf, CUT.format("theta", "Views of theta keep it; .data and new Parameters cut it"))
     explain(by_theta @ d, finite(lambda e: by_hand(theta + e * d, x).square().sum(), torch.zeros(1).double())[0], {},
-            "the derivative by theta")
+            "the derivative with respect to theta")
 
 # %% ../nbs/50_checks.ipynb #099d6119
 def _epochs(theta: Tensor, x: Tensor, y: Tensor, lr: float, orders: list[Tensor], size: int) -> Tensor:
@@ -445,10 +447,10 @@ def check_expert(my_expert):
     def asked(size, g): return my_expert(toy_model, theta, x, y, 0.3, size, 3, g)
     got, shape = asked(10, seeded(0)), (4, len(theta))
     require(not isinstance(got, Tensor) or got.shape != (3, len(theta)), "a snapshot is missing: the start and one after each of "
-                                                                         "three epochs are four")
+                                                                         "three epochs make four")
     got = shaped(got, shape)
-    require(not got.requires_grad, "the snapshots carry the graphs of their steps with them: detach them")
-    require(not (got == got[-1]).all(), "all snapshots are the same: they share one memory, which training went on to change")
+    require(not got.requires_grad, "the snapshots keep the graphs of their steps: detach them")
+    require(not (got == got[-1]).all(), "all snapshots are the same: they share memory that training still changes")
     path = _epochs(theta, x, y, 0.3, [torch.arange(10)] * 3, 10)
     explain(got, path, _whole(theta, x, y, 0.3), "with all images in one batch, the path")
     g = seeded(1)
@@ -463,14 +465,14 @@ def check_loss(my_loss):
     end, start, target = (torch.tensor(t).double() for t in ([2.0, 3, 3], [1.0, 1, 1], [4.0, 5, 1]))
     leaf, number = end.clone().requires_grad_(), lambda n: torch.tensor(n).double()
     explain(got := shaped(my_loss(leaf, start, target), ()), number(12 / 25), {
-        "it is not normalised: divide by the squared length of the expert's way": number(12.0),
-        "it is the mean square, which depends on the number of parameters: divide by the expert's way": number(4.0),
+        "it is not normalised: divide by the squared distance from start to target": number(12.0),
+        "it is the mean square, which depends on the number of parameters: divide by that distance": number(4.0),
         "the distances are not squared": number((12 / 25)**0.5), "the distances are sums of absolute values": number(6 / 7),
-        "it is divided by the student's way: by the expert's, which does not depend on the images": number(12 / 9),
+        "it is divided by the student's distance: divide by the expert's, which does not depend on the images": number(12 / 9),
         "it measures how far the student went: it should be how far it is from the target": number(9 / 25),
         "it is divided by the length, not by its square": number(12 / 5),
-        "the fraction stands on its head": number(25 / 12)}, "the loss of a segment of length 5")
-    explain(slope(got, leaf, CUT.format("the end", "Leave it a tensor")), 2 * (end - target) / 25, {}, "the gradient")
+        "the fraction is upside down": number(25 / 12)}, "the loss of a segment of length 5")
+    explain(slope(got, leaf, CUT.format("the end", "Keep it a tensor")), 2 * (end - target) / 25, {}, "the gradient")
 
 # %% ../nbs/50_checks.ipynb #a954c1de
 def orders_of(stream: Tensor, n: int) -> bool:
@@ -484,7 +486,7 @@ def _broken(batches: Tensor, n: int) -> str:
     if any(len(b.unique()) < size for b in batches) and not orders_of(stream, n):
         return f"a batch of {size} out of {n} images holds one twice: draw without replacement"
     if whole < n and orders_of(stream, whole):
-        return f"of each order of {n} images, {n - whole} are thrown away at its end: the next batch begins with them"
+        return f"of each order of {n} images, {n - whole} are thrown away at its end: the next batch should begin with them"
     return f"of {n} images some come again before all have been seen: each step draws anew. Cut one stream into batches"
 
 # %% ../nbs/50_checks.ipynb #18cbd9f4
@@ -493,16 +495,16 @@ def check_minibatches(my_minibatches):
     for n, steps, size in ((12, 12, 4), (10, 9, 4), (5, 9, 3), (7, 3, 7)):
         got = shaped(my_minibatches(n, steps, size, seeded(0)), (steps, size))
         require(not got.is_floating_point(), f"the indices are of type {got.dtype}: they must be whole numbers")
-        require(0 <= got.min() and got.max() < n, f"indices from {got.min()} to {got.max()}: of {n} images they go to {n - 1}")
+        require(0 <= got.min() and got.max() < n, f"indices from {got.min()} to {got.max()}: they must lie in 0 to {n - 1}")
         if not orders_of(got.flatten(), n): raise Wrong(_broken(got, n))
         orders = got.flatten()[:steps * size // n * n].view(-1, n)
         require(not torch.equal(orders[0], torch.arange(n)), "the images come in their own order: shuffle them")
         require(len(orders) < 2 or not (orders == orders[0]).all(), "every order is the same: draw a new one when one is used up")
     a, b, c = (my_minibatches(40, 2, 20, seeded(seed)) for seed in (1, 1, 2))
-    require(torch.equal(a, b), "two generators in the same state give different batches: something else is drawn from, too")
+    require(torch.equal(a, b), "two generators in the same state give different batches: it also draws from something else")
     require(not torch.equal(a, c), "two generators in different states give the same batches: it does not draw from them")
     a, b = (my_minibatches(40, 2, 20, g) for g in [seeded(1)] * 2)
-    require(not torch.equal(a, b), "a second call with the same generator gives the same batches: draw from it, and it moves on")
+    require(not torch.equal(a, b), "a second call with the same generator gives the same batches: draw from the generator itself")
 
 # %% ../nbs/50_checks.ipynb #1931bc98
 def points_of_rank() -> tuple[Tensor, np.ndarray]:
@@ -535,12 +537,12 @@ def check_plane(my_plane):
     unit = F.normalize(axes, dim=1)
     require(((x - centre) @ unit.T).norm() > 1e-6, "along these axes the points do not differ: you took the last, not the first")
     explain(onto(unit), onto(u[:, :2].T), {
-        "the mean is not taken off before the axes are sought": onto(span[:2]),
+        "the mean is not subtracted before the axes are computed": onto(span[:2]),
         "these are the second and the third axis": onto(u[:, 1:3].T)}, "the plane")
     require(near(unit, axes), "the axes are not of length 1: leave the singular values out of them")
-    require(near(onto(axes[:1]), onto(u[:, :1].T)), "the axes are in the wrong order: first that along which points differ most")
-    require(made.n < 20 * 20, "right, but by a matrix of P x P numbers: with P in the thousands it is too large. The svd has an "
-                              "option, and an eigenproblem of n x n does as well")
+    require(near(onto(axes[:1]), onto(u[:, :1].T)), "the axes are in the wrong order: the largest variance comes first")
+    require(made.n < 20 * 20, "right, but with a matrix of P x P numbers, too many for P in the thousands. The svd has an "
+                              "option for that, and an n x n eigenproblem works too")
 
 # %% ../nbs/50_checks.ipynb #6f6a7927
 @check
@@ -553,11 +555,11 @@ def check_residual(my_residual):
     left = (away.square().sum(1) - inside**2).clamp_min(0).sqrt()  # Pythagoras
     explain(shaped(my_residual(x, centre, axes), (29,)), left, {
         "these are squared distances": left**2,
-        "these are distances from the centre within the plane: asked for is the rest": inside,
-        "these are distances from the centre: take off the part that lies in the plane": away.norm(dim=1),
-        "the centre is not taken off first": (x - x @ axes.T @ axes).norm(dim=1),
+        "these are distances from the centre within the plane: the part outside it is asked for": inside,
+        "these are distances from the centre: subtract the part that lies in the plane": away.norm(dim=1),
+        "the centre is not subtracted first": (x - x @ axes.T @ axes).norm(dim=1),
         "these are shares of the whole distance": left / away.norm(dim=1),
-        "the centre is missing in the point that is taken off": (x - away @ axes.T @ axes).norm(dim=1)}, "the distance")
+        "the centre is missing in the point that is subtracted": (x - away @ axes.T @ axes).norm(dim=1)}, "the distance")
 
 # %% ../nbs/50_checks.ipynb #e9848e1c
 def toy_features(seed: int) -> Tensor:
@@ -581,9 +583,9 @@ def _gaps(embed, real: Tensor, synthetic: Tensor) -> dict[str, Tensor]:
             "it is the mean over classes and features: take the sum": gap.square().mean(),
             "it is the mean over the classes: take the sum": gap.square().sum(1).mean(),
             "it is the mean over the features: take the sum": gap.square().mean(1).sum(),
-            "it sums over the images of a class: take their mean, there are more real ones": sums.square().sum(),
+            "it sums over the images of a class: take their mean, because there are more real ones": sums.square().sum(),
             "the distances are not squared": gap.norm(dim=1).sum(),
-            "images are compared one with one: compare the means": sum(pairs),
+            "single images are compared: compare the means": sum(pairs),
             "it takes the features of the mean image: take the mean of the features": middle.square().sum()}
 
 # %% ../nbs/50_checks.ipynb #bcbd83ac
@@ -594,7 +596,7 @@ def check_dm_loss(my_dm_loss):
     def want(synthetic): return (class_means(embed, real) - class_means(embed, synthetic)).square().sum()
     got = shaped(my_dm_loss(embed, real, leaf := synthetic.clone().requires_grad_()), ())
     explain(got, want(synthetic), _gaps(embed, real, synthetic), "the loss")
-    by_pixels = slope(got, leaf, CUT.format("the synthetic images", "Let no_grad and detach touch the real ones alone"))
+    by_pixels = slope(got, leaf, CUT.format("the synthetic images", "Use no_grad and detach for the real images only"))
     explain(by_pixels, finite(want, synthetic), {}, "the gradient")
 
 # %% ../nbs/50_checks.ipynb #a76cda29
@@ -613,10 +615,10 @@ class LinearDM:
         return {"the images go up the loss: the sign of the gradient is wrong": self.walk(-lr, a),
                 "the learning rate is missing": self.walk(1.0, a),
                 "gradients of earlier steps are added to later ones: a .grad adds up until it is reset": self.walk(lr, a, 1.0),
-                "the first network serves all steps: take the next for each": self.walk(lr, a[:1] * 3),
-                "the last network serves all steps: take the next for each": self.walk(lr, a[-1:] * 3),
+                "the first network is used in all steps: take the next one for each": self.walk(lr, a[:1] * 3),
+                "the last network is used in all steps: take the next one for each": self.walk(lr, a[-1:] * 3),
                 "it stops after the first step": self.walk(lr, a[:1]), "it leaves out the last network": self.walk(lr, a[:2]),
-                "all gradients are taken at the first images: take each at those that the last step left":
+                "all gradients are taken at the first images: take each at the current images":
                     self.start - lr * sum(self.gradient(m, self.start) for m in a),
                 "the images do not move": self.start}
 
@@ -643,12 +645,12 @@ def _check_set(x, y, data: ImageData) -> None:
     if y.ndim == 2:
         require(y.dtype == x.dtype, f"probabilities of type {y.dtype}: they must be {x.dtype}")
         fit = (y >= 0).all() and (y.sum(1) - 1).abs().max() < 1e-3
-        require(fit, "a row of probabilities has no number below 0, and the sum 1: of logits take the softmax")
+        require(fit, "a row of probabilities must have no number below 0 and the sum 1: take the softmax of logits")
     hard = y if y.ndim == 1 else y.argmax(1)
     require(not hard.is_floating_point() and 0 <= hard.min() and hard.max() < k, f"classes must be whole numbers below {k}")
     require(hard.dtype == torch.int64, f"classes of type {hard.dtype}: they must be torch.int64")
     counts = torch.bincount(hard, minlength=k)
-    require((counts == counts[0]).all(), f"images of each class: {counts.tolist()}. Make it the same number")
+    require((counts == counts[0]).all(), f"images per class: {counts.tolist()}. Use the same number for every class")
 
 # %% ../nbs/50_checks.ipynb #df2b8f5c
 def copied(x: Tensor, of: Tensor) -> bool:
@@ -668,9 +670,9 @@ def check_distill(my_distill):
     (x, y), again, without = results
     def same(x2, y2): return torch.equal(x, x2) and torch.equal(y, y2)
     require(same(*again), "two calls with generators in the same state differ: what else does it draw from?")
-    require(same(*without), "with other test images it gives other images: the test images are for the end")
+    require(same(*without), "the result depends on the test images: they are for the final evaluation only")
     for part in ("val", "test"):
-        require(not copied(x, getattr(data, f"x_{part}")), f"an image of the {part} part is in it: those are for judging")
+        require(not copied(x, getattr(data, f"x_{part}")), f"it returns an image of the {part} part: those are for evaluation")
 
 # %% ../nbs/50_checks.ipynb #81e2d7f4
 class Shell:
