@@ -201,8 +201,7 @@ def check_step(my_step):
     explain(dlr, -g @ v, {}, "the derivative with respect to the learning rate")
     explain(dx, finite(lambda x: -lr * toy_gradient(theta, x, y) @ v, x), {}, "the derivative with respect to the images")
     explain(dtheta, v - lr * finite(lambda t: toy_gradient(t, x, y) @ v, theta), {
-        "the gradient was computed at a detached theta: the second-order part is missing": v},
-        "the derivative with respect to theta")
+        "g was computed at a detached theta: the second-order part is missing": v}, "the derivative with respect to theta")
 
 # %% ../nbs/50_checks.ipynb #9b7cc906
 def toy_walk(theta: Tensor, xs, ys, lr) -> Tensor:
@@ -243,8 +242,7 @@ def check_unroll(my_unroll):
         "each step's images get a gradient as if no step followed: theta was detached for the gradient":
             _cut(theta, xs, ys, lr, v)}, "the gradient of the images")
     dlr = slope(end @ v, leaves[2], CUT.format("the learning rate", "Keep it a tensor"))
-    explain(dlr, finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ v, lr), {},
-            "the derivative with respect to the learning rate")
+    explain(dlr, finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ v, lr), {}, "the learning rate's gradient")
 
 # %% ../nbs/50_checks.ipynb #ceb3e18f
 def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, at=0, late=False) -> tuple[Tensor, Tensor]:

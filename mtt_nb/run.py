@@ -341,8 +341,8 @@ REPORT = """# {data}: {n} images by {method}
 {accuracies}
 {beside}
 Mean ± standard deviation over {nets} networks that differ in their seed. {chosen}
-Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random images are real ones, as many,
-drawn anew for each network, with hard labels and the same augmentation{lr}.
+Small sets: {epochs} epochs;{full} batches of at most {batch_size}. The random images are the same number of
+real images, a fresh draw for each network, with hard labels and the same augmentation{lr}.
 
 ![Accuracies](accuracies.png)
 {course}
