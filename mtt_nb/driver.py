@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager
 
 # %% auto #0
-__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Counting', 'Blocking', 'Threaded', 'Driver']
+__all__ = ['Turns', 'again', 'on_interrupt', 'Stepper', 'Counting', 'Blocking', 'Threaded', 'Resetting', 'Driver']
 
 # %% ../nbs/12_driver.ipynb #ee47300b
 class Turns:
@@ -41,12 +41,10 @@ def again(distiller) -> Callable:
     "For a Driver that was given a distiller and no function: a function that sets it back to how it is now"
     if not hasattr(distiller, "load_state_dict"):
         raise ValueError(f"{type(distiller).__name__} cannot be reset: give a function that makes it")
-    begin, config, first = copy.deepcopy(distiller.state_dict()), getattr(distiller, "config", None), [True]
+    begin, config = copy.deepcopy(distiller.state_dict()), getattr(distiller, "config", None)
     def make():
-        if not first:
-            if config is not None: distiller.config = config
-            distiller.load_state_dict(copy.deepcopy(begin))
-        first.clear()
+        if config is not None: distiller.config = config
+        distiller.load_state_dict(copy.deepcopy(begin))
         return distiller
     return make
 
@@ -71,12 +69,14 @@ class Stepper:
         observers: Iterable[Callable] = (),  # functions of a State, called after every meta-step
         on_change: Iterable[Callable] = (),  # functions without arguments, called when the run starts, stops or is reset
     ):
-        self.make = again(make) if hasattr(make, "step") and not isinstance(make, type) else make
+        self.given = hasattr(make, "step") and not isinstance(make, type)
+        self.make = again(make) if self.given else make
         self.observers, self.on_change = list(observers), list(on_change)
         self.lock, self._stop, self.running = Turns(), threading.Event(), False
         self.left, self._asking = 0, threading.Lock()  # meta-steps asked for and not yet begun
         self.speed = math.inf  # meta-steps a second, at most
         self.segment = None  # given to every step in place of a random one
+        self.dropped = {}  # by the last reset, until the next meta-step
         self._anew()
 
     def _anew(self):
@@ -87,6 +87,7 @@ class Stepper:
     def _advance(self) -> bool:
         "One meta-step, shown to every observer; False where the run is over"
         with self.lock:
+            self.dropped = {}
             if self.segment is None: state = next(iter(self.distiller), None)
             else: state = self.distiller.step(self.segment)
             self.done = state is None
@@ -176,17 +177,33 @@ class Threaded(Blocking):
         if wait and self._thread and self._thread is not threading.current_thread(): self._thread.join()
 
 # %% ../nbs/12_driver.ipynb #6909ccc0
-class Driver(Threaded):
+class Resetting(Threaded):
+    "A Threaded that can begin anew, and take that back"
+    def reset(self) -> None:
+        "Stop, and begin anew with a distiller made anew; a held segment is let go. Until the next meta-step `undo` takes it back"
+        with self._control:
+            self.pause(wait=True)
+            with self.lock:
+                if self.state is not None:
+                    kept = {k: getattr(self, k) for k in ("distiller", "state", "done", "segment")}
+                    self.dropped = dict(kept, back=again(self.distiller) if self.given else None)
+                self._anew()
+                self.segment = None
+        self._tell()
+    def undo(self) -> None:
+        "Take the last reset back, where no meta-step has followed"
+        with self.lock:
+            kept, self.dropped = self.dropped, {}
+            if back := kept.pop("back", None): back()
+            vars(self).update(kept)
+        self._tell()
+
+# %% ../nbs/12_driver.ipynb #6e504e26
+class Driver(Resetting):
     "Start, pause, step, run and reset a distiller; errors of the background thread are raised at the next call"
     def step(self):
         "Exactly one meta-step; its State, or the last one where the run is over"
         return self.run(1)
-    def reset(self) -> None:
-        "Stop, and begin again with the distiller as it was at first; a held segment is released"
-        with self._control:
-            self.pause(wait=True)
-            with self.lock: self._anew(); self.segment = None
-        self._tell()
     def change(self, **settings) -> None:
         "New settings from the next meta-step on, where the distiller has `change`"
         with self.lock: self.distiller.change(**settings)

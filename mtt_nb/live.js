@@ -130,7 +130,9 @@ class View {
 
   build() {
     const r = this.root;
-    this.status = element("div", r, { class: "mtt-status" });
+    const top = element("div", r, { class: "mtt-row mtt-top" });
+    this.status = element("span", top, { class: "mtt-status" });
+    this.backButton = element("button", top, { type: "button", class: "mtt-undo-reset" }, "Undo reset");
     this.error = element("div", r, { class: "mtt-error", role: "alert" });
     this.said = element("div", r, { class: "mtt-said", role: "status" });
     this.stage = element("div", r, { class: "mtt-stage" });
@@ -185,6 +187,7 @@ class View {
     this.scrub.oninput = () => { this.cursor = +this.scrub.value; this.k = null; this.redraw(); };
     this.kScrub.oninput = () => { this.calm(); this.k = +this.kScrub.value; this.redraw(); };
     this.sweepButton.onclick = () => this.sweep();
+    this.backButton.onclick = () => { this.send({ kind: "undo_reset" }); this.canvas.focus({ preventScroll: true }); };  // it goes away
     this.freeButton.onclick = () => this.send({ kind: "segment", run: 0, expert: null });
     this.closeButton.onclick = () => this.show(null);
     this.keepButton.onclick = () => this.settle("keep", s => { s.kept = true; });
@@ -834,7 +837,10 @@ class View {
     this.status.textContent = parts.join("  ·  ");
     const say = (where, text) => { if (where.textContent !== text) where.textContent = text; };  // or it is read aloud again
     say(this.error, gone || error || "");
-    say(this.said, s.running ? "running" : s.word ?? "");
+    const kept = s.dropped && !s.running ? `${s.dropped} meta-step${s.dropped > 1 ? "s" : ""}` : "";
+    this.backButton.hidden = !kept;
+    this.backButton.title = `Bring back the ${kept} that Reset dropped: possible until the next meta-step`;
+    say(this.said, s.running ? "running" : `${s.word ?? ""}${kept && `; Undo reset brings ${kept} back`}`);
     const recorded = runs.every(r => r.status.word === "recorded"), frames = Math.max(...runs.map(r => r.frames.length));
     this.bar.hidden = recorded;
     this.bar.querySelector(".mtt-toggle").textContent = s.running ? "Pause" : "Start";

@@ -22,8 +22,8 @@ try: import anywidget
 except ImportError: anywidget = None
 
 # %% auto #0
-__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'beginning', 'Run', 'Poking', 'Still', 'listen_in_main_shell',
-           'Page', 'Controls', 'Acts', 'Panel', 'Runs', 'Live']
+__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'beginning', 'Watched', 'Run', 'Poking', 'Still',
+           'listen_in_main_shell', 'Page', 'Controls', 'Acts', 'Panel', 'Runs', 'Live']
 
 # %% ../nbs/12_live.ipynb #5166027d
 class Recorded:
@@ -53,9 +53,10 @@ def status_of(driver: Driver, total: int | None) -> dict:
     step = driver.state.step if driver.state else 0
     left = (total - step) / driver.rate if total and driver.rate else None
     word = "finished" if driver.done else "paused" if step else "ready"
+    dropped = driver.dropped["state"].step if driver.dropped else 0  # by a reset that can be undone
     error = f"{type(driver.error).__name__}: {driver.error}" if driver.error else None
     return dict(step=step, total=total, running=driver.running, rate=driver.rate, left=left, word=word,
-                pinned=driver.segment is not None, error=error)
+                pinned=driver.segment is not None, error=error, dropped=dropped)
 
 # %% ../nbs/12_live.ipynb #f1b35985
 def beginning(run, most=4_000_000) -> np.ndarray | None:
@@ -64,8 +65,8 @@ def beginning(run, most=4_000_000) -> np.ndarray | None:
     return None if len(run.history.frames) or images.numel() > most else as_pixels(images, run.scribe.transform)
 
 # %% ../nbs/12_live.ipynb #2d2739fc
-class Run(Recorded):
-    "A distiller of `make()`, driven, recorded and shown: frames go to `send(**message)`; ValueError for fps not above 0"
+class Watched(Recorded):
+    "A distiller of `make()`, driven and recorded: frames go to `send(**message)`; ValueError for fps not above 0"
     def __init__(self, make, name="run", *, fps=20.0, validate=None, every=50, planes=None, send=None):
         if not fps > 0: raise ValueError(f"fps {fps}: must be above 0")
         self.fps, self.validate, self.every, self.planes, self.name = fps, validate, every, planes, name
@@ -94,14 +95,26 @@ class Run(Recorded):
         points, self.points = np.array(self.points, np.float64), []
         self.send(kind="tick", frames=[frame], planes=self.history.planes[known:], points=points,
                   accuracy=self.history.accuracy.items[-1:], status=self.status())
+
+# %% ../nbs/12_live.ipynb #a28278ba
+class Run(Watched):
+    "A Watched that tells of its starts and stops, and takes part in resets and their undoing"
     def changed(self) -> None:
         "Started, stopped or reset"
         with self.driver.lock:
             if self.distiller is not self.driver.distiller or self.driver.state is None and len(self.history.points):
+                if self.driver.dropped: self.driver.dropped = dict(scribe=self.scribe, history=self.history) | self.driver.dropped
                 self._begin()
                 self.send(kind="reset", info=self.info())
             if self.waiting and not self.driver.running: self.show()
         self.send(kind="status", status=self.status())
+    def undo_reset(self) -> None:
+        "Take a reset back that no meta-step has followed, with all that was recorded"
+        with self.driver.lock:
+            if kept := self.driver.dropped:
+                self.distiller, self.scribe, self.history = kept["distiller"], kept.pop("scribe"), kept.pop("history")
+                self.edits = {}
+            self.driver.undo()
     def info(self) -> dict: return dict(super().info(), can=self.scribe.info["can"], begin=beginning(self))
     def status(self) -> dict: return status_of(self.driver, self.history.info["total"])
 
@@ -274,7 +287,8 @@ class Page(_Says):
         message = dict(message)
         kind, index = message.pop("kind"), message.pop("run", 0)
         if kind == "ready": return self._replay()
-        acts = dict(pause=self._pause, step=self._step, reset=self._reset, toggle=self._pause if self._running() else self._start)
+        acts = {k: getattr(self, f"_{k}") for k in ("start", "pause", "step", "reset", "undo_reset")}
+        if kind == "toggle": kind = "pause" if self._running() else "start"
         if kind in acts: return self._do(acts[kind])
         if kind in ("paint", "undo", "keep", "segment", "inside"): self._poke(index, kind, message, buffers)
 
@@ -290,7 +304,8 @@ class Page(_Says):
 
 # %% ../nbs/12_live.ipynb #8e1556fd
 BUTTONS = dict(Start=("play", "Go on to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),
-               Step=("step-forward", "One meta-step (key s on the picture)"), Reset=("refresh", "Begin anew"))
+               Step=("step-forward", "One meta-step (key s on the picture)"),
+               Reset=("refresh", "Begin anew; can be undone until the next meta-step"))
 SPEEDS = [*((f"{n} a second", n) for n in (1, 2, 5, 10)), ("fastest", math.inf)]
 
 class Controls:
@@ -343,16 +358,23 @@ class Panel(Acts):
             self._note(str(e))
             slider.value = getattr(driver.distiller.config, name)
 
+    def _as_they_stand(self) -> None:
+        "Let the run take the values of the sliders"
+        new = {k: s.value for k, s in self.sliders.items() if s.value != getattr(self.driver.distiller.config, k)}
+        if new: self.driver.change(**new)
+
+    def _undo_reset(self) -> None:
+        for r in self.driven: r.undo_reset()
+        self._as_they_stand()
+        self._replay()
+
     def _changed(self) -> None:
         "Grey out what makes no sense now; a run begun anew takes the sliders as they stand"
         if not self.buttons: return
         running = self._running()
         over = self._started() or all(r.driver.done for r in self.driven)
         for name, grey in dict(Start=over, Pause=not running, Step=over).items(): self.buttons[name].disabled = grey
-        if self.sliders and self.driver.state is None and not running:
-            config = self.driver.distiller.config
-            new = {k: s.value for k, s in self.sliders.items() if s.value != getattr(config, k)}
-            if new: self.driver.change(**new)
+        if self.driver.state is None and not running: self._as_they_stand()
 
 # %% ../nbs/12_live.ipynb #8d22c113
 class _Held:

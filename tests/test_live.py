@@ -1,5 +1,6 @@
 "The live lab without a browser: driver, history, messages, and what happens when things go wrong."
 import asyncio
+import gc
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import signal
 import threading
 import time
 import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -132,7 +134,7 @@ def test_many_hands_on_the_buttons():
     def fumble(seed):
         pick = np.random.default_rng(seed)
         for _ in range(60):
-            act = pick.choice([driver.start, driver.pause, driver.reset, lambda: driver.start(1)])
+            act = pick.choice([driver.start, driver.pause, driver.reset, driver.undo, lambda: driver.start(1)])
             act()
     threads = [threading.Thread(target=fumble, args=(i,)) for i in range(4)]
     for t in threads: t.start()
@@ -360,6 +362,32 @@ def test_buttons_and_keys(make):
         for _ in range(3): press("Step")
         until(lambda: not lab.driver.running)
         assert lab.driver.state.step == 3
+
+
+def test_a_reset_can_be_undone(make):
+    straight, _ = lab_of(make, fps=math.inf)
+    straight.run(9)
+    lab, sent = lab_of(make, fps=math.inf)
+    lab.run(6)
+    kept, pixels = weakref.ref(lab.driver.distiller), lab.history.frames[-1]["images"]
+    undo = lambda: lab._asked(lab.view, dict(kind="undo_reset"), [])
+    for _ in range(2): lab.buttons["Reset"].click()  # the second has nothing to drop
+    assert sent[-1]["status"]["dropped"] == 6 and len(lab.history.points) == 0
+    lab.sliders["lr_img"].value = 20  # holds in the run that comes back, too
+    undo()
+    assert lab.driver.distiller is kept() and lab.driver.distiller.config.lr_img == 20 and lab.driver.state.step == 6
+    replay = [m["kind"] for m in sent].index("replay")
+    assert sum(len(m.get("frames", [])) for m in sent[replay:]) == 6 and sent[-2]["status"]["dropped"] == 0
+    lab.sliders["lr_img"].value = straight.sliders["lr_img"].value
+    lab.run(3)
+    assert lab.history.points.items == straight.history.points.items
+    assert (lab.history.frames[5]["images"] == pixels).all() and len(lab.history.frames) == 9
+    lab.buttons["Reset"].click()
+    lab.run(1)
+    gc.collect()
+    assert kept() is None  # what was dropped takes no memory from the next meta-step on
+    undo()
+    assert lab.driver.state.step == 1
 
 
 def test_a_page_has_something_to_show_before_the_first_meta_step(make):

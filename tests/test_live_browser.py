@@ -91,6 +91,38 @@ def test_every_button_and_slider(nb):
     eventually(nb, "print(lab.driver.speed)", "1")
 
 
+def test_a_reset_can_be_undone(nb):
+    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(12); None")
+    nb.run(2)
+    before = lab.wait("d.frames === '12'")
+    undo, page = lab.root.get_by_role("button", name="Undo reset"), nb.page
+    high = lab.box()["y"]
+    assert not undo.is_visible()
+    page.locator(".widget-button.mtt-reset").first.focus()
+    key(page, "Enter")  # by keyboard alone
+    lab.wait("d.shown === '0' && d.frames === '0'")
+    assert "Undo reset brings 12 meta-steps back" in lab.root.locator(".mtt-said").inner_text()
+    assert lab.box()["y"] == high  # nothing jumps
+    undo.focus()
+    key(page, "Enter")
+    after = lab.wait("d.frames === '12'")
+    assert {k: after[k] for k in ("shown", "points", "loss")} == {k: before[k] for k in ("shown", "points", "loss")}
+    assert not undo.is_visible() and lab.root.locator(".mtt-canvas").evaluate("c => c === document.activeElement")
+    key(page, "f")
+    page.wait_for_function("() => document.fullscreenElement?.className === 'mtt'")
+    lab.root.locator(".mtt-bar .mtt-reset").click()
+    lab.wait("d.frames === '0'")
+    undo.click()
+    lab.wait("d.frames === '12'")
+    lab.root.locator(".mtt-bar .mtt-reset").click()
+    lab.wait("d.frames === '0'")
+    key(page, "s")
+    lab.wait("d.shown === '1'")
+    assert not undo.is_visible()
+    key(page, "f")
+    page.wait_for_function("() => !document.fullscreenElement")
+
+
 def test_full_screen_is_larger_fits_and_can_be_pointed_at(nb):
     lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(40); None")
     nb.run(2)
