@@ -468,7 +468,7 @@ class View {
     this.root.style.setProperty("--mtt-scale", this.scale);
     const width = wide / this.scale;
     const colour = name => css.getPropertyValue(`--mtt-${name}`).trim();
-    this.ink_ = Object.fromEntries(["text", "faint", "line", "expert", "student", "third", "accent"].map(n => [n, colour(n)]));
+    this.ink_ = Object.fromEntries(["text", "faint", "line", "expert", "student", "ends", "loss", "accuracy"].map(n => [n, colour(n)]));
     const parts = this.layout(width, runs, this.scale), ratio = this.scale * (window.devicePixelRatio || 1), c = this.canvas;
     if (c.width !== Math.round(width * ratio) || c.height !== Math.round(parts.height * ratio)) {
       c.width = Math.round(width * ratio); c.height = Math.round(parts.height * ratio);
@@ -601,7 +601,7 @@ class View {
     this.line(path, ink.expert, 2);
     path.forEach(([x, y], t) => { this.dot(x, y, 3, ink.expert); if (t % 5 === 0 || t === path.length - 1) this.text(String(t), x, y - 7, { color: ink.expert, size: 10, align: "center" }); });
     const ends = mine.slice(0, -1).map(f => ({ step: f.step, at: to(f.path[f.path.length - 2], f.path[f.path.length - 1]) }));
-    ends.forEach((e, i) => { g.globalAlpha = 0.12 + 0.5 * i / ends.length; this.dot(...e.at, 2.2, ink.student, { square: true }); });
+    ends.forEach((e, i) => { g.globalAlpha = 0.12 + 0.5 * i / ends.length; this.dot(...e.at, 2.5, ink.ends); });
     g.globalAlpha = 1;
     const region = { kind: "plane", run: index, ...r, expert, handle: () => null,
                      end: (x, y) => ends.reduce((best, e) => { const d = Math.hypot(e.at[0] - x, e.at[1] - y); return d < best[0] ? [d, e.step] : best; }, [9, null])[1],
@@ -615,12 +615,12 @@ class View {
     this.text(`axis 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
     g.restore();
     const crowd = [...path, ...(frame ? walk(frame.path) : [])];
-    this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", region);
+    this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", ends.length > 0, region);
     this.regions.push(region);
   }
 
-  legend(in_, crowd, student, { changed, movable }) {  // in the emptiest corner
-    const ink = this.ink_, w = 160, h = changed ? 72 : 58, corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
+  legend(in_, crowd, student, ends, { changed, movable }) {  // in the emptiest corner
+    const ink = this.ink_, w = 160, h = 58 + 14 * (changed + ends), corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
     const points = ([cx, cy]) => crowd.filter(([x, y]) => x > cx - 12 && x < cx + w + 12 && y > cy - 16 && y < cy + h + 12).length;
     const [x, y] = corners.reduce((best, c) => points(c) < points(best) ? c : best);
     let at = y + 4;
@@ -628,7 +628,8 @@ class View {
     const walk = (v, color) => { this.line([[x, v], [x + 24, v]], color, 2, [5, 3]); this.dot(x + 12, v, 3, color, { square: true }); };
     row(v => { this.line([[x, v], [x + 24, v]], ink.expert, 2); this.dot(x + 12, v, 3, ink.expert); }, "expert, by epoch");
     row(v => walk(v, ink.student), student);
-    if (changed) row(v => walk(v, ink.accent), "student, changed");
+    if (changed) row(v => walk(v, ink.text), "student, changed");
+    if (ends) row(v => this.dot(x + 12, v, 2.5, ink.ends), "other ends");
     row(v => this.dot(x + 12, v, 4.5, ink.text, { hollow: true, square: true }), movable ? "start (drag it)" : "start");
     row(v => this.dot(x + 12, v, 5, ink.text, { hollow: true }), movable ? "target (drag it)" : "target");
   }
@@ -637,12 +638,13 @@ class View {
     const ink = this.ink_, g = this.g, poke = run.poke && frame === last(run.frames) && run.poke.step === frame.step && run.poke.path ? run.poke : null;
     const shown = poke ?? frame, points = walk(shown.path), start = to(...shown.start), target = to(...shown.target);
     if (poke) { g.globalAlpha = 0.35; this.line(walk(frame.path), ink.student, 1.5, [3, 4]); g.globalAlpha = 1; }
-    this.line(points, poke ? ink.accent : ink.student, 2.2, [6, 3]);
-    points.forEach(([x, y]) => this.dot(x, y, 3, poke ? ink.accent : ink.student, { square: true }));
+    const color = poke ? ink.text : ink.student;
+    this.line(points, color, 2.2, [6, 3]);
+    points.forEach(([x, y]) => this.dot(x, y, 3, color, { square: true }));
     this.dot(...target, 8, ink.text, { hollow: true }); this.dot(...target, 1.5, ink.text);
     this.dot(...start, 6, ink.text, { hollow: true, square: true });
     const epoch = shown.epoch, end = this.nearestPoint(path, target), at = points[this.inner()];
-    if (at) this.dot(...at, 7, ink.accent, { hollow: true });
+    if (at) { this.dot(...at, 6.5, ink.text, { square: true }); this.dot(...at, 5, color, { square: true }); }
     Object.assign(region, { epoch, changed: !!poke, target: end, epochs: path.length - 1, movable: run.info.can.includes("segment") && this.isLatest(run) });
     if (region.movable) region.handle = (x, y) => Math.hypot(x - target[0], y - target[1]) < 12 ? "target" : Math.hypot(x - start[0], y - start[1]) < 11 ? "start" : null;
     region.marks = { start, target };
@@ -663,14 +665,14 @@ class View {
     this.line([to(0, 1), to(n, 1)], ink.line, 1, [2, 3]);
     const curve = (values, color, dash) => this.line(Array.from(values, (v, k) => to(k, v)), color, 2, dash);
     if (poke && frame.distance) { g.globalAlpha = 0.35; curve(frame.distance, ink.student, [6, 3]); g.globalAlpha = 1; }
-    curve(f.distance, poke ? ink.accent : ink.student, [6, 3]);
-    if (f.off) curve(f.off, ink.third, [2, 2]);
+    curve(f.distance, poke ? ink.text : ink.student, [6, 3]);
+    if (f.off) curve(f.off, ink.faint, [2, 2]);
     const label = (values, s, color, y) => this.text(`${s} ${last(values).toFixed(2)}`, in_.x + in_.w + 8, clamp(y, in_.y + 8, in_.y + in_.h), { color, size: 11 });
     const yt = to(n, last(f.distance))[1] + 4;
-    label(f.distance, "to target", poke ? ink.accent : ink.student, yt);
-    if (f.off) { const yo = to(n, last(f.off))[1] + 4; label(f.off, "off the plane", ink.third, Math.abs(yo - yt) < 12 ? yt + (yo >= yt && yt < in_.y + in_.h - 12 ? 13 : -13) : yo); }
+    label(f.distance, "to target", poke ? ink.text : ink.student, yt);
+    if (f.off) { const yo = to(n, last(f.off))[1] + 4; label(f.off, "off the plane", ink.faint, Math.abs(yo - yt) < 12 ? yt + (yo >= yt && yt < in_.y + in_.h - 12 ? 13 : -13) : yo); }
     const at = this.inner();
-    if (at != null && at <= n) this.line([to(at, 0), [to(at, 0)[0], in_.y]], ink.accent, 1.5);
+    if (at != null && at <= n) this.line([to(at, 0), [to(at, 0)[0], in_.y]], ink.text, 1.5);
     for (const k of [0, n]) this.text(String(k), to(k, 0)[0], in_.y + in_.h + 12, { color: ink.faint, size: 10, align: "center" });
     this.regions.push({ kind: "strip", ...r, k: x => clamp(Math.round((x - in_.x) / in_.w * n), 0, n) });
   }
@@ -734,10 +736,10 @@ class View {
       if (painted) g.drawImage(this.overlay(painted, frame.images.shape), x, y, zw, zh);
       g.globalAlpha = 1;
       const used = k && (!batch || batch.has(i));
-      g.strokeStyle = used ? ink.accent : ink.line; g.lineWidth = used ? 2 : 1;
+      g.strokeStyle = used ? ink.text : ink.line; g.lineWidth = used ? 2 : 1;
       g.strokeRect(x - 0.5, y - 0.5, zw + 1, zh + 1);
       if (norms) { const v = norms[(k - 1) * n + i] / most; g.fillStyle = ink.student; g.fillRect(x, y + zh - Math.max(3, zh * 0.14), zw * v, Math.max(3, zh * 0.14)); }
-      if (this.open?.run === index && this.open.image === i) { g.strokeStyle = ink.accent; g.lineWidth = 3; g.strokeRect(x - 1, y - 1, zw + 2, zh + 2); }
+      if (this.open?.run === index && this.open.image === i) { g.strokeStyle = ink.text; g.lineWidth = 3; g.strokeRect(x - 1, y - 1, zw + 2, zh + 2); }
     }
     if (begin) { this.text(hint, left, Math.min(place(n - 1)[1] + zh + 18, r.y + r.h - 4), { color: ink.faint }); return; }
     this.regions.push({ kind: "images", run: index, ...r, place, zw, zh, image: (x, y) => {
@@ -747,16 +749,17 @@ class View {
 
   drawCurves(runs, r) {
     const many = runs.length > 1, withAccuracy = runs.some(run => run.accuracy.length || run.info.validates), third = (r.w - 32) / (withAccuracy ? 3 : 2);
-    const styles = [[this.ink_.student, []], [this.ink_.third, [5, 3]], [this.ink_.expert, [2, 3]]];
-    const panel = (i, ...curve) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, styles, ...curve);
+    const ink = this.ink_, dashes = [[], [5, 3], [2, 3]];
+    const styles = color => runs.map((_, i) => [i ? ink.faint : color, dashes[i % 3]]);  // of the first run, and of those it is compared with
+    const panel = (i, color, ...curve) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, styles(color), ...curve);
     const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
     const loss = runs[0]?.info.loss ?? "loss", every = runs[0]?.info.every;
     const titles = [`${loss}, log scale (thick: running mean)`, `${loss}, log scale`, `${loss}, log`, "loss, log"];
-    panel(0, titles.slice(+many), column(1), true, short);
-    panel(1, ["student learning rate", "student lr"], column(2), false, short);
+    panel(0, ink.loss, titles.slice(+many), column(1), true, short);
+    panel(1, ink.text, ["student learning rate", "student lr"], column(2), false, short);
     const percent = v => `${(100 * v).toFixed(1)} %`, accuracy = runs.map(run => run.accuracy);
-    if (withAccuracy) panel(2, ["validation accuracy", "accuracy"], accuracy, false, percent, every ? `every ${every} meta-steps` : "");
-    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * (runs.length - 1 - i), { color: styles[i % 3][0], size: 11 }));
+    if (withAccuracy) panel(2, ink.accuracy, ["validation accuracy", "accuracy"], accuracy, false, percent, every ? `every ${every} meta-steps` : "");
+    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * (runs.length - 1 - i), { color: styles(ink.loss)[i][0], size: 11 }));
   }
 
   drawCurve(r, styles, titles, series, log, format, empty = "") {
@@ -764,7 +767,7 @@ class View {
     const all = series.flat().filter(p => Number.isFinite(p[1]));
     const step = (this.store.runs[0] && this.frame(this.store.runs[0])?.step) ?? 0;
     const at = series.map(s => s.findLast(p => p[0] <= step)).filter(Boolean);
-    this.heading(r, titles, 12, at.map(p => format(p[1])).join("  ·  "), { color: ink.accent, bold: true });
+    this.heading(r, titles, 12, at.map(p => format(p[1])).join("  ·  "), { color: ink.text, bold: true });
     const in_ = { x: r.x + 40, y: r.y + 20, w: r.w - 46, h: r.h - 38 };
     g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
     const end = Math.max(1, this.latest(), ...series.map(s => last(s)?.[0] ?? 0)), begin = Math.min(1, end);
@@ -779,15 +782,15 @@ class View {
     const Y = v => in_.y + in_.h * (1 - (f(v) - low) / (high - low)), back = v => log ? 10 ** v : v;
     for (const v of [low + margin, high - margin]) this.text(format(back(v)), in_.x - 4, Y(back(v)) + 4, { color: ink.faint, size: 10, align: "right" });
     series.forEach((s, i) => {
-      const [color, dash] = styles[i % styles.length], ok = s.filter(p => Number.isFinite(p[1]));
+      const [color, dash] = styles[i], ok = s.filter(p => Number.isFinite(p[1]));
       g.globalAlpha = log ? 0.35 : 1;
       this.line(ok.map(p => [X(p[0]), Y(p[1])]), color, log ? 1 : 2, dash);
       g.globalAlpha = 1;
       if (log) { let m = null; const keep = 1 - 1 / clamp(ok.length / 8, 1, 25); this.line(ok.map(p => { m = m == null ? f(p[1]) : keep * m + (1 - keep) * f(p[1]); return [X(p[0]), Y(back(m))]; }), color, 2.2, dash); }
       if (ok.length < 30 && !log) ok.forEach(p => this.dot(X(p[0]), Y(p[1]), 2, color));
     });
-    this.line([[X(step), in_.y], [X(step), in_.y + in_.h]], ink.accent, 1.5);
-    for (const p of at) this.dot(X(p[0]), Y(p[1]), 4, ink.accent, { hollow: true });
+    this.line([[X(step), in_.y], [X(step), in_.y + in_.h]], ink.text, 1.5);
+    for (const p of at) this.dot(X(p[0]), Y(p[1]), 4, ink.text, { hollow: true });
   }
 
   drawPanel() {
@@ -803,14 +806,14 @@ class View {
     const images = frame.images, s = live ? this.strokes() : null;
     fill(this.big, p => [0, 1, 2].map(q => { const a = p * c + Math.min(q, c - 1); return s?.mask[p] ? s.pixels[a] : images[i * size + a]; }));
     this.grad.hidden = !frame.grad;
-    if (frame.grad) fill(this.grad, p => {  // down the gradient: orange wants to be brighter, blue darker
-      const v = -frame.grad[(i * h * w) + p] / 127, a = Math.sqrt(Math.abs(v)), to = v > 0 ? [213, 94, 0] : [0, 114, 178];
+    if (frame.grad) fill(this.grad, p => {  // down the gradient: orange wants to be brighter, purple darker
+      const v = -frame.grad[(i * h * w) + p] / 127, a = Math.sqrt(Math.abs(v)), to = v > 0 ? [179, 88, 6] : [84, 39, 136];
       return to.map(t => Math.round(247 + (t - 247) * a));
     });
     const name = run.info.labels?.[i];
     this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
     const kept = `Kept${run.status.word === "finished" ? "" : ": the next meta-step starts from it"}.`;
-    this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, blue: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
+    this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, purple: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
       (!canPaint ? "" : !live ? "Press Live to paint." : s?.kept ? kept : "Paint on the left image: the student's path is computed again.");
     for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && this.paintedOf(this.open.run).some(t => !t.kept));
     this.brush.hidden = c > 1; this.colour.hidden = c === 1; this.big.style.cursor = canPaint && live ? "crosshair" : "default";

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 import mtt_nb
 from .driver import Driver
+from .plots import ACCURACY, ENDS, EXPERT, LOSS, STUDENT
 from .history import History, Scribe, as_float32, as_pixels, bend, gradient_shares, pack, painted, picture
 try: import anywidget
 except ImportError: anywidget = None
 
 # %% auto #0
-__all__ = ['TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'beginning', 'Watched', 'Run', 'Poking', 'Still',
+__all__ = ['STYLES', 'TIPS', 'BUTTONS', 'SPEEDS', 'Recorded', 'status_of', 'beginning', 'Watched', 'Run', 'Poking', 'Still',
            'listen_in_main_shell', 'Page', 'Controls', 'Acts', 'Panel', 'Runs', 'Live']
 
 # %% ../nbs/12_live.ipynb #5166027d
@@ -160,11 +161,13 @@ class Poking:
         return dict(kind="inside", step=state.step, norms=as_float32(norms))
 
 # %% ../nbs/12_live.ipynb #7d9d1191
+STYLES = dict(expert=EXPERT, student=STUDENT, ends=ENDS, loss=LOSS, accuracy=ACCURACY)
 if anywidget:
     class Canvas(anywidget.AnyWidget):
-        "The page's side of the lab"
+        "The page's side of the lab, in the colours of all pictures"
         _esm = Path(mtt_nb.__file__).with_name("live.js")
-        _css = Path(mtt_nb.__file__).with_name("live.css")
+        _css = Path(mtt_nb.__file__).with_name("live.css").read_text(encoding="utf-8")
+        _css += ".mtt {" + "".join(f"--mtt-{name}: {style['color']};" for name, style in STYLES.items()) + "}"
 
 # %% ../nbs/12_live.ipynb #dfdd6e49
 class Still(W.Image):

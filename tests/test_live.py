@@ -1,21 +1,26 @@
 "The live lab without a browser: driver, history, messages, and what happens when things go wrong."
 import asyncio
+import colorsys
 import gc
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
 import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
+from mtt_nb import live
 from mtt_nb.data import load
 from mtt_nb.distill import MTT, MTTConfig, SyntheticSet
 from mtt_nb.experts import record_experts
@@ -362,6 +367,19 @@ def test_buttons_and_keys(make):
         for _ in range(3): press("Step")
         until(lambda: not lab.driver.running)
         assert lab.driver.state.step == 3
+
+
+def test_the_colours_are_those_of_the_pictures(make):
+    "By day the very same; on a dark ground the same hue, lighter"
+    css = lab_of(make)[0].view._css
+    assert not re.findall(r"#[0-9a-f]{6}", (Path(live.__file__).with_name("live.js")).read_text().replace("#ffffff", ""))
+    by_day = css[css.rindex(".mtt {"):]
+    hls = lambda colour: colorsys.rgb_to_hls(*to_rgb(colour))
+    for name, style in live.STYLES.items():
+        assert f"--mtt-{name}: {style['color']};" in by_day
+        dark = set(re.findall(rf"--mtt-{name}: (#\w+)", css)) - {style["color"]}
+        (hue, light, _), (was, dim, _) = hls(dark.pop()), hls(style["color"])
+        assert not dark and abs(hue - was) < 0.02 and light > dim
 
 
 def test_a_reset_can_be_undone(make):
