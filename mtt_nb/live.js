@@ -2,7 +2,7 @@
 // The whole recorded history lives in the page, so that looking back asks nothing of the kernel.
 
 const KINDS = { uint8: Uint8Array, int8: Int8Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
-const MAX_FRAMES = 300, MAX_POINTS = 4000;
+const MAX_FRAMES = 300, MAX_POINTS = 4000, CURVE = 128;  // the height of a curve
 const KEYS = ["space: start, pause", "s: step", "arrows, Home, End: look back", "with shift: student steps", "[ ]: images", "f: leave"];
 
 function unpack(x, buffers) {
@@ -20,6 +20,7 @@ const thin = list => { const end = last(list); const kept = list.filter((_, i) =
 
 // ---------------------------------------------------------------- what the page knows of the runs
 
+const withAccuracy = runs => runs.some(run => run.accuracy.length || run.info.validates);
 const newRun = info => ({ info, frames: [], points: [], accuracy: [], planes: new Map(), boxes: new Map(), status: {}, poke: null, inside: null });
 
 function addPlanes(run, planes) {
@@ -462,7 +463,7 @@ class View {
   }
 
   draw() {
-    const { runs } = this.store, css = getComputedStyle(this.root), wide = Math.max(320, this.stage.clientWidth);
+    const { runs } = this.store, css = getComputedStyle(this.root), wide = Math.max(240, this.stage.clientWidth);
     this.drawPanel();  // first, as the layout asks for its height
     this.scale = this.fitting(wide, runs);
     this.root.style.setProperty("--mtt-scale", this.scale);
@@ -523,13 +524,13 @@ class View {
     const side = columns === 1 && width > 700, strip = 92, out = { runs: [] };
     const pathless = run => !run.planes.size && !run.frames.some(f => f.distance);
     const room = document.fullscreenElement === this.root ? Infinity : innerHeight - 480;  // the curves and rows are to be seen
-    const planeH = clamp(Math.min(width * 0.34, room), 170, 380), high = planeH + strip + 8;
+    const planeH = clamp(Math.min(width * (side || columns > 1 ? 0.34 : 0.7), room), 170, 380), high = planeH + strip + 8;
     for (let i = 0, y = 0; i < n; i++) {
       const x = i % columns * (w + gap), left = Math.round(w * 0.54), plane = { x, y, w: side ? left : w, h: planeH };
       const strips = { x, y: y + planeH + 8, w: plane.w, h: strip };
       if (!runs[i] || pathless(runs[i])) out.runs.push({ images: { x, y, w, h: high } });
       else if (side) out.runs.push({ plane, strip: strips, images: { x: x + left + gap, y, w: w - left - gap, h: high } });
-      else out.runs.push({ plane, strip: strips, images: { x, y: y + high + 8, w, h: Math.min(w, 360) } });
+      else out.runs.push({ plane, strip: strips, images: { x, y: y + high + 8, w, h: this.imagesHeight(runs[i], w) } });
       const { images } = out.runs[i];
       if (columns === 1) y = images.y + images.h + 12;
     }
@@ -541,9 +542,27 @@ class View {
       if (below) bottom += 8 + this.panelHeight(width, scale);
       else images.h = rest;
     }
-    out.curves = { x: 0, y: bottom + 12, w: width, h: 128 };
-    out.height = bottom + 12 + 128;
+    const curves = withAccuracy(runs) ? 3 : 2, rows = width / curves < 140 ? curves : 1;
+    out.curves = { x: 0, y: bottom + 12, w: width, h: rows * CURVE };
+    out.height = bottom + 12 + rows * CURVE;
     return out;
+  }
+
+  imagesHeight(run, w) {  // where they stand under the plane: with a line of words, and not more
+    const box = { w, h: 336 }, shape = (this.frame(run)?.images ?? run.info.begin)?.shape;
+    if (!shape) return box.h;
+    const { columns, rise } = this.tiling(shape, box);
+    return 22 + Math.ceil(shape[0] / columns) * rise + 18;
+  }
+
+  tiling([n, h, w], box) {  // as large as they go; a last row that is not full counts against it
+    let best = [0, 1];
+    for (let columns = 1; columns <= n; columns++) {
+      const tile = Math.min(box.w / columns, box.h / Math.ceil(n / columns) * (w / h));
+      if (tile / (n % columns ? 1.35 : 1) > best[0] / (n % best[1] ? 1.35 : 1)) best = [tile, columns];
+    }
+    const [tile, columns] = best, gap = clamp(tile * 0.08, 1, 6), zoom = (tile - gap) / w, zw = zoom >= 1 ? Math.floor(zoom) * w : zoom * w, zh = zw * h / w;
+    return { columns, zw, zh, pitch: zw + gap, rise: zh + gap };
   }
 
   text(s, x, y, { color = this.ink_.text, align = "left", size = 12, bold = false, base = "alphabetic", max } = {}) {
@@ -614,13 +633,16 @@ class View {
     g.save(); g.translate(r.x + 11, in_.y + in_.h / 2); g.rotate(-Math.PI / 2);
     this.text(`axis 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
     g.restore();
-    const crowd = [...path, ...(frame ? walk(frame.path) : [])];
+    const crowd = [path, frame ? walk(frame.path) : []].flatMap(points => points.flatMap(([x, y], i) => {  // of the lines, too
+      const [u, v] = points[Math.max(0, i - 1)];
+      return [0, 0.2, 0.4, 0.6, 0.8].map(a => [x + a * (u - x), y + a * (v - y)]);
+    }));
     this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", ends.length > 0, region);
     this.regions.push(region);
   }
 
-  legend(in_, crowd, student, ends, { changed, movable }) {  // in the emptiest corner
-    const ink = this.ink_, w = 160, h = 58 + 14 * (changed + ends), corners = [[1, 1], [0, 0], [1, 0], [0, 1]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
+  legend(in_, crowd, student, ends, { changed, movable }) {  // in the emptiest corner, or between two
+    const ink = this.ink_, w = 160, h = 58 + 14 * (changed + ends), corners = [[1, 1], [0, 0], [1, 0], [0, 1], [0.5, 1], [0.5, 0]].map(([i, j]) => [in_.x + 6 + i * (in_.w - w - 12), in_.y + 8 + j * (in_.h - h - 8)]);
     const points = ([cx, cy]) => crowd.filter(([x, y]) => x > cx - 12 && x < cx + w + 12 && y > cy - 16 && y < cy + h + 12).length;
     const [x, y] = corners.reduce((best, c) => points(c) < points(best) ? c : best);
     let at = y + 4;
@@ -644,7 +666,7 @@ class View {
     this.dot(...target, 8, ink.text, { hollow: true }); this.dot(...target, 1.5, ink.text);
     this.dot(...start, 6, ink.text, { hollow: true, square: true });
     const epoch = shown.epoch, end = this.nearestPoint(path, target), at = points[this.inner()];
-    if (at) { this.dot(...at, 6.5, ink.text, { square: true }); this.dot(...at, 5, color, { square: true }); }
+    if (at) { this.dot(...at, 6.5, ink.text, { square: true }); this.dot(...at, 5, ink.student, { square: true }); }
     Object.assign(region, { epoch, changed: !!poke, target: end, epochs: path.length - 1, movable: run.info.can.includes("segment") && this.isLatest(run) });
     if (region.movable) region.handle = (x, y) => Math.hypot(x - target[0], y - target[1]) < 12 ? "target" : Math.hypot(x - start[0], y - start[1]) < 11 ? "start" : null;
     region.marks = { start, target };
@@ -657,10 +679,11 @@ class View {
     const title = "distance to target, all dimensions", aside = "1: as far as the start; its square is the loss";
     this.heading(r, [title, "distance to target"], 12, this.wide(title, 12, true) + this.wide(aside, 11) + 12 < r.w ? aside : "");
     const poke = run.poke?.distance && frame === last(run.frames) && run.poke.step === frame?.step ? run.poke : null, f = poke ?? frame;
-    if (!f?.distance) return;
-    const in_ = { x: r.x + 34, y: r.y + 20, w: r.w - 142, h: r.h - 36 }, n = f.distance.length - 1;
-    const top = Math.max(1.05, ...f.distance, ...(f.off ?? [])) * 1.04, to = (k, v) => [in_.x + in_.w * k / Math.max(1, n), in_.y + in_.h * (1 - Math.min(v, 4) / Math.min(top, 4))];
+    const in_ = { x: r.x + 34, y: r.y + 20, w: r.w - 142, h: r.h - 36 };
     g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
+    if (!f?.distance) return;
+    const n = f.distance.length - 1;
+    const top = Math.max(1.05, ...f.distance, ...(f.off ?? [])) * 1.04, to = (k, v) => [in_.x + in_.w * k / Math.max(1, n), in_.y + in_.h * (1 - Math.min(v, 4) / Math.min(top, 4))];
     for (const v of [0, 1]) this.text(String(v), in_.x - 5, to(0, v)[1] + 4, { color: ink.faint, align: "right", size: 10 });
     this.line([to(0, 1), to(n, 1)], ink.line, 1, [2, 3]);
     const curve = (values, color, dash) => this.line(Array.from(values, (v, k) => to(k, v)), color, 2, dash);
@@ -718,13 +741,7 @@ class View {
     this.imagesHeading(run, frame, r, begin ? ", as they begin" : "", norms ? `bar: gradient by student step ${k}, of the largest` : "");
     if (!frame) { this.text(hint, r.x, r.y + 38, { color: ink.faint }); return; }
     const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
-    let best = [0, 1];
-    for (let columns = 1; columns <= n; columns++) {
-      const tile = Math.min(box.w / columns, box.h / Math.ceil(n / columns) * (w / h));
-      if (tile / (n % columns ? 1.35 : 1) > best[0] / (n % best[1] ? 1.35 : 1)) best = [tile, columns];
-    }
-    const [tile, columns] = best, gap = clamp(tile * 0.08, 1, 6), zoom = (tile - gap) / w, zw = zoom >= 1 ? Math.floor(zoom) * w : zoom * w, zh = zw * h / w, across = Math.min(n, 64);
-    const left = box.x, atlas = this.atlas(frame), pitch = zw + gap, rise = zh + gap;
+    const { columns, zw, zh, pitch, rise } = this.tiling(frame.images.shape, box), across = Math.min(n, 64), left = box.x, atlas = this.atlas(frame);
     const place = i => [left + (i % columns) * pitch, box.y + Math.floor(i / columns) * rise];
     const size = frame.batches?.shape[1], batch = k && frame.batches ? new Set(frame.batches.subarray((k - 1) * size, k * size)) : null;
     const most = norms ? norms.reduce((a, b) => Math.max(a, b), 1e-30) : 1;
@@ -748,18 +765,19 @@ class View {
   }
 
   drawCurves(runs, r) {
-    const many = runs.length > 1, withAccuracy = runs.some(run => run.accuracy.length || run.info.validates), third = (r.w - 32) / (withAccuracy ? 3 : 2);
+    const many = runs.length > 1, across = r.h > CURVE ? 1 : withAccuracy(runs) ? 3 : 2, w = (r.w - 16 * (across - 1)) / across;
     const ink = this.ink_, dashes = [[], [5, 3], [2, 3]];
     const styles = color => runs.map((_, i) => [i ? ink.faint : color, dashes[i % 3]]);  // of the first run, and of those it is compared with
-    const panel = (i, color, ...curve) => this.drawCurve({ x: r.x + i * (third + 16), y: r.y, w: third, h: r.h }, styles(color), ...curve);
+    const place = i => ({ x: r.x + i % across * (w + 16), y: r.y + Math.floor(i / across) * CURVE, w, h: CURVE - (across === 1 ? 8 : 0) });
+    const panel = (i, color, ...curve) => this.drawCurve(place(i), styles(color), ...curve);
     const column = c => runs.map(run => run.points.map(p => [p[0], p[c]]));
     const loss = runs[0]?.info.loss ?? "loss", every = runs[0]?.info.every;
     const titles = [`${loss}, log scale (thick: running mean)`, `${loss}, log scale`, `${loss}, log`, "loss, log"];
     panel(0, ink.loss, titles.slice(+many), column(1), true, short);
     panel(1, ink.text, ["student learning rate", "student lr"], column(2), false, short);
     const percent = v => `${(100 * v).toFixed(1)} %`, accuracy = runs.map(run => run.accuracy);
-    if (withAccuracy) panel(2, ink.accuracy, ["validation accuracy", "accuracy"], accuracy, false, percent, every ? `every ${every} meta-steps` : "");
-    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + r.h - 24 - 13 * (runs.length - 1 - i), { color: styles(ink.loss)[i][0], size: 11 }));
+    if (withAccuracy(runs)) panel(2, ink.accuracy, ["validation accuracy", "accuracy"], accuracy, false, percent, every ? `every ${every} meta-steps` : "");
+    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + place(0).h - 24 - 13 * (runs.length - 1 - i), { color: styles(ink.loss)[i][0], size: 11 }));
   }
 
   drawCurve(r, styles, titles, series, log, format, empty = "") {
@@ -773,8 +791,10 @@ class View {
     const end = Math.max(1, this.latest(), ...series.map(s => last(s)?.[0] ?? 0)), begin = Math.min(1, end);
     const X = s => in_.x + in_.w * (s - begin) / Math.max(1, end - begin);
     this.regions.push({ kind: "curve", ...r, step: x => Math.round(begin + clamp((x - in_.x) / in_.w, 0, 1) * (end - begin)) });
-    this.text("1", in_.x, r.y + r.h - 5, { color: ink.faint, size: 10, align: "center" });
-    this.text(`${end} meta-step${end > 1 ? "s" : ""}`, in_.x + in_.w, r.y + r.h - 5, { color: ink.faint, size: 10, align: "right" });
+    if (this.latest()) {
+      this.text("1", in_.x, r.y + r.h - 5, { color: ink.faint, size: 10, align: "center" });
+      this.text(`${end}${in_.w < 110 ? "" : ` meta-step${end > 1 ? "s" : ""}`}`, in_.x + in_.w, r.y + r.h - 5, { color: ink.faint, size: 10, align: "right" });
+    }
     if (!all.length) return this.text(empty, in_.x + in_.w / 2, in_.y + in_.h / 2 + 4, { color: ink.faint, size: 11, align: "center" });
     let low = all.reduce((m, p) => Math.min(m, f(p[1])), Infinity), high = all.reduce((m, p) => Math.max(m, f(p[1])), -Infinity);
     const margin = Math.max((high - low) * 0.08, Math.abs(high) * 1e-3, 1e-9);
@@ -848,6 +868,7 @@ class View {
     this.bar.hidden = recorded;
     this.bar.querySelector(".mtt-toggle").textContent = s.running ? "Pause" : "Start";
     this.liveButton.textContent = recorded ? "Newest" : "Live";
+    this.fullButton.textContent = document.fullscreenElement === this.root ? "Leave full screen" : "Full screen";
     this.playButton.disabled = frames < 2;
     this.playButton.textContent = this.playing ? "Stop" : "Play";
     const shown = frame?.step ?? 0, n = this.innerSteps();
@@ -855,7 +876,7 @@ class View {
     Object.assign(this.scrub, { min: 1, max: Math.max(1, latest), value: shown });
     this.scrub.setAttribute("aria-valuetext", `meta-step ${shown} of ${latest}`);
     this.liveButton.setAttribute("aria-pressed", String(this.cursor == null && this.peek == null));
-    this.scrubText.textContent = this.cursor == null && this.peek == null ? `newest: ${shown}` : `meta-step ${shown} of ${latest}`;
+    this.scrubText.textContent = !frame ? "" : this.cursor == null && this.peek == null ? `newest: ${shown}` : `meta-step ${shown} of ${latest}`;
     this.kScrub.parentElement.hidden = !n;
     const k = this.inner(), norms = k && run.inside?.step === shown ? run.inside.norms : null;
     Object.assign(this.kScrub, { max: n, value: k ?? n });
