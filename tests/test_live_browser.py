@@ -436,6 +436,10 @@ def test_the_lab_command(page, tmp_path):
         assert "digits" in page.locator("h2").first.inner_text() and "digits" in page.title()
         lab.press("step")
         lab.wait("d.shown === '1'")
+        page.set_viewport_size(dict(width=300, height=800))  # a phone, and less: nothing squeezed, nothing cut off
+        page.wait_for_timeout(300)
+        wide, high = lab.root.locator(".mtt-canvas").evaluate("c => [c.width / c.clientWidth, c.height / c.clientHeight]")
+        assert wide == pytest.approx(high, rel=0.01) and page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
         page.set_viewport_size(dict(width=1280, height=500))
         page.wait_for_timeout(300)
         box = lab.box()
