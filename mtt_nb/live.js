@@ -523,7 +523,7 @@ class View {
     const columns = share(n) < 420 ? 1 : n, w = share(columns);
     const side = columns === 1 && width > 700, strip = 92, out = { runs: [] };
     const pathless = run => !run.planes.size && !run.frames.some(f => f.distance);
-    const room = document.fullscreenElement === this.root ? Infinity : innerHeight - 480;  // the curves and rows are to be seen
+    const room = document.fullscreenElement === this.root ? Infinity : innerHeight - 505;  // the curves and the first row are to be seen
     const planeH = clamp(Math.min(width * (side || columns > 1 ? 0.34 : 0.7), room), 170, 380), high = planeH + strip + 8;
     for (let i = 0, y = 0; i < n; i++) {
       const x = i % columns * (w + gap), left = Math.round(w * 0.54), plane = { x, y, w: side ? left : w, h: planeH };

@@ -53,7 +53,7 @@ def eventually(nb, code, expected):
 
 def test_every_button_and_slider(nb):
     lab = show(nb)
-    assert "ready" in lab.status()
+    nb.page.wait_for_function("() => document.querySelector('.mtt-status').textContent.includes('ready')")
     lab.press("step")
     lab.wait("d.shown === '1' && d.running === '0'")
     lab.press("start")
