@@ -76,7 +76,7 @@ class Stepper:
         self.left, self._asking = 0, threading.Lock()  # meta-steps asked for and not yet begun
         self.speed = math.inf  # meta-steps a second, at most
         self.segment = None  # given to every step in place of a random one
-        self.dropped = {}  # by the last reset, until the next meta-step
+        self.dropped = {}  # what the last reset dropped, until the next meta-step
         self._anew()
 
     def _anew(self):
@@ -178,9 +178,9 @@ class Threaded(Blocking):
 
 # %% ../nbs/12_driver.ipynb #6909ccc0
 class Resetting(Threaded):
-    "A Threaded that can begin anew, and take that back"
+    "A Threaded that can be reset, with an undo"
     def reset(self) -> None:
-        "Stop, and begin anew with a distiller made anew; a held segment is let go. Until the next meta-step `undo` takes it back"
+        "Stop, and begin again with a new distiller; a held segment is released. `undo` takes it back until the next meta-step"
         with self._control:
             self.pause(wait=True)
             with self.lock:
@@ -191,7 +191,7 @@ class Resetting(Threaded):
                 self.segment = None
         self._tell()
     def undo(self) -> None:
-        "Take the last reset back, where no meta-step has followed"
+        "Take back the last reset, if no meta-step has followed"
         with self.lock:
             kept, self.dropped = self.dropped, {}
             if back := kept.pop("back", None): back()

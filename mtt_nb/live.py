@@ -50,7 +50,7 @@ class Recorded:
 
 # %% ../nbs/12_live.ipynb #20698b46
 def status_of(driver: Driver, total: int | None) -> dict:
-    "What a page says of a run in words"
+    "The words and numbers that a page shows beside the pictures"
     step = driver.state.step if driver.state else 0
     left = (total - step) / driver.rate if total and driver.rate else None
     word = "finished" if driver.done else "paused" if step else "ready"
@@ -75,7 +75,7 @@ class Watched(Recorded):
         self._begin()
     def _begin(self):
         self.distiller, self.scribe = self.driver.distiller, Scribe(self.driver.distiller, self.planes)
-        self.planes = self.scribe.planes  # fitted once, whatever is reset
+        self.planes = self.scribe.planes  # fitted once, and kept over a reset
         self.history = History(dict(self.scribe.info, validates=self.validate is not None, every=self.every))
         self.scribe.plane(0)  # so that a page has an expert to draw before the first meta-step
         self.history.planes = self.scribe.drawn()
@@ -110,7 +110,7 @@ class Run(Watched):
             if self.waiting and not self.driver.running: self.show()
         self.send(kind="status", status=self.status())
     def undo_reset(self) -> None:
-        "Take a reset back that no meta-step has followed, with all that was recorded"
+        "Take back a reset that no meta-step has followed, with all that was recorded"
         with self.driver.lock:
             if kept := self.driver.dropped:
                 self.distiller, self.scribe, self.history = kept["distiller"], kept.pop("scribe"), kept.pop("history")
@@ -171,7 +171,7 @@ if anywidget:
 
 # %% ../nbs/12_live.ipynb #dfdd6e49
 class Still(W.Image):
-    "In its place where anywidget cannot load: the same picture by matplotlib, three times a second at most"
+    "The substitute where anywidget cannot load: the same picture by matplotlib, at most three times a second"
     def __init__(self, live):
         super().__init__(format="png")
         self.live, self.drawn, self.words = weakref.ref(live), -math.inf, W.Label()
@@ -185,7 +185,7 @@ class Still(W.Image):
         word = "running" if running else status.get("word")
         if status: self.words.value = status.get("error") or f"meta-step {status['step']}, {word}"
         if content["kind"] != "inside" and (not running or time.perf_counter() - self.drawn > 1 / 3): self.draw()
-    def on_msg(self, callback, remove=False): "Its page asks nothing"
+    def on_msg(self, callback, remove=False): "A picture sends no messages"
 
 # %% ../nbs/12_live.ipynb #e80b5ff6
 def _button(name: str, icon: str, tip: str, act: Callable) -> W.Button:
@@ -243,7 +243,7 @@ def _connect(sliders: dict[str, W.Widget], epochs: int, act: Callable) -> None:
 
 # %% ../nbs/12_live.ipynb #5351f4c3
 def listen_in_main_shell(widget: W.Widget) -> None:
-    "Let a widget and its children be heard whatever page has gone"
+    "Keep a widget and its children working after a page has gone"
     if widget.comm is not None: widget.comm._reply_subshell_for = lambda data, default: None
     for child in getattr(widget, "children", ()): listen_in_main_shell(child)
 
@@ -274,7 +274,7 @@ class _Says:
         return send
 
     def _replay(self) -> None:
-        "The whole history, for a page that has just loaded; a second page sees nothing of it but a redraw"
+        "The whole history, for a page that has just loaded; a second page only redraws"
         self._sender(0)(kind="replay", runs=[r.info() for r in self.runs])
         for i, r in enumerate(self.runs):
             for message in r.replay(i): self._sender(i)(**message)
@@ -306,9 +306,9 @@ class Page(_Says):
         self._sender(index)(**reply)
 
 # %% ../nbs/12_live.ipynb #8e1556fd
-BUTTONS = dict(Start=("play", "Go on to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),
+BUTTONS = dict(Start=("play", "Run to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),
                Step=("step-forward", "One meta-step (key s on the picture)"),
-               Reset=("refresh", "Begin anew; can be undone until the next meta-step"))
+               Reset=("refresh", "Start over; can be undone until the next meta-step"))
 SPEEDS = [*((f"{n} a second", n) for n in (1, 2, 5, 10)), ("fastest", math.inf)]
 
 class Controls:
@@ -342,7 +342,7 @@ class Acts(Controls):
         for r in self.driven:
             r.driver.error = None  # it has been shown
             r.driver.start(n)
-        self._changed()  # a step under way says nothing of those that are asked for meanwhile
+        self._changed()  # during a step, the steps requested meanwhile are not announced
     def _start(self): self._go(math.inf)
     def _step(self): self._go(1)
     def _pause(self):
@@ -372,7 +372,7 @@ class Panel(Acts):
         self._replay()
 
     def _changed(self) -> None:
-        "Grey out what makes no sense now; a run begun anew takes the sliders as they stand"
+        "Grey out what makes no sense now; a new run takes the sliders as they stand"
         if not self.buttons: return
         running = self._running()
         over = self._started() or all(r.driver.done for r in self.driven)
@@ -399,7 +399,7 @@ class _Held:
 
 # %% ../nbs/12_live.ipynb #e0cdd10c
 class Runs(_Held):
-    "How the runs of a `Live` come about"
+    "How the runs of a `Live` are made"
     def _collect(self, makes, names: list[str] | None, options: dict):
         if not makes: raise ValueError("nothing to show: give a distiller, a function that makes one, or a History")
         self.names = list(names or ([f"run {i + 1}" for i in range(len(makes))] if len(makes) > 1 else ["run"]))
@@ -439,7 +439,7 @@ class Live(Panel, Page, Runs, W.VBox):
         self._changed()
     @classmethod
     def replay(cls, *histories: History | Path | str, **options) -> Live:
-        "Show recorded histories, or the files of such"
+        "Show recorded histories, or their files"
         return cls(*[h if isinstance(h, History) else History.load(h) for h in histories], **options)
     def run(self, n=math.inf):
         "Block for n meta-steps of every run; the last State of the first"
