@@ -169,7 +169,7 @@ class LD(Distiller):
         return self.model(end, x)
 
     def train(self) -> None:
-        "Let the network take the step by which the labels were evaluated"
+        "Let the network take the step after which the loss was measured"
         self.theta = self.ahead
 
     def loss(self, labels: Tensor) -> Tensor:

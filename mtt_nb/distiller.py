@@ -177,7 +177,7 @@ class _Own(_Streams):
         return state | {k: getattr(self, name).clone() for k, name in zip(self.names(*self.carries), self.carries)}
 
     def own_from(self, state: dict) -> tuple[list[torch.Generator], dict[str, Tensor]]:
-        "The same from the state of a run; ValueError if it is missing"
+        "The same from the state of a run; ValueError if it has another number of streams, or other shapes"
         there, asked = sum(k.split(".")[-1] == "generator" for k in state), self.ranks.size * len(self.streams)
         if there != asked:
             raise ValueError(f"a state of {there} streams, not {asked}: resume with as many ranks as before, or start a new run")

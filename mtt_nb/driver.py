@@ -180,7 +180,7 @@ class Threaded(Blocking):
 class Resetting(Threaded):
     "A Threaded that can be reset, with an undo"
     def reset(self) -> None:
-        "Stop, and begin again with a new distiller; a held segment is released. `undo` takes it back until the next meta-step"
+        "Stop, and go back to the beginning; a held segment is released. `undo` takes this back until the next meta-step"
         with self._control:
             self.pause(wait=True)
             with self.lock:
@@ -191,7 +191,7 @@ class Resetting(Threaded):
                 self.segment = None
         self._tell()
     def undo(self) -> None:
-        "Take back the last reset, if no meta-step has followed"
+        "Take back the last reset, or several in a row, if no meta-step has followed"
         with self.lock:
             kept, self.dropped = self.dropped, {}
             if back := kept.pop("back", None): back()

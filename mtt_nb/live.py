@@ -164,7 +164,7 @@ class Poking:
 STYLES = dict(expert=EXPERT, student=STUDENT, ends=ENDS, loss=LOSS, accuracy=ACCURACY)
 if anywidget:
     class Canvas(anywidget.AnyWidget):
-        "The page's side of the lab, in the colours of all pictures"
+        "The page's side of the lab, in the colours of `plots`"
         _esm = Path(mtt_nb.__file__).with_name("live.js")
         _css = Path(mtt_nb.__file__).with_name("live.css").read_text(encoding="utf-8")
         _css += ".mtt {" + "".join(f"--mtt-{name}: {style['color']};" for name, style in STYLES.items()) + "}"
@@ -425,7 +425,7 @@ class Live(Panel, Page, Runs, W.VBox):
         fps=20.0,  # frames a second, at most; infinite records every meta-step
         validate: Callable | None = None,  # SyntheticSet -> accuracy, to be drawn
         every=50,  # meta-steps between two validations
-        view="auto",  # "canvas", "matplotlib" where the page loads no widgets of others, or "auto"
+        view="auto",  # "canvas", "matplotlib" where the page loads no third-party widgets, or "auto"
     ):
         if view not in ("auto", "canvas", "matplotlib"): raise ValueError(f"view {view!r}: one of 'auto', 'canvas', 'matplotlib'")
         if view == "canvas" and not anywidget: raise ValueError("view 'canvas' needs anywidget: install it, or take 'matplotlib'")
