@@ -218,7 +218,7 @@ class DSA(Strategy):
 
 # %% ../nbs/02_augment.ipynb #986c0ef2
 def require_dsa(augment: DSA | None) -> None:
-    "ValueError for what is only a name, or no augmentation at all, or could not be rebuilt from its name in a file"
+    "ValueError unless it is None or a DSA: neither a mere name, nor a class that a file could not rebuild from its name"
     if not isinstance(augment, DSA | None): raise ValueError(f"augment {augment!r}: must be a DSA, as DSA('crop_flip'), or None")
     if type(augment) not in (DSA, type(None)):
         raise ValueError(f"augment {augment!r}: files store only the names of operations, from which a class of your own cannot "

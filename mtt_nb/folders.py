@@ -232,7 +232,7 @@ def tiny_imagenet(root: Path | None = None, size=64) -> Raw:
     words = dict(line.split("\t")[:2] for line in (place / "words.txt").read_text().splitlines() if "\t" in line)
     lines = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
     lost = [f for f, _ in lines if not (images / f).is_file()] + [c for _, c in lines if c not in classes]
-    if lost: raise ValueError(f"{annotations} names {lost[0]} (and {len(lost) - 1} more), now missing: unpack the zip file again")
+    if lost: raise ValueError(f"{annotations} names {lost[0]} (and {len(lost) - 1} more), not found: unpack the zip file again")
     test = [images / f for f, _ in lines], [classes.index(c) for _, c in lines]
     names = [words.get(c, c).split(",")[0] for c in classes]
     return _raw("tiny-imagenet", place, {"train": class_files(place / "train", classes), "test": test}, names, size, 3, root)

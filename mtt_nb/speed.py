@@ -46,7 +46,7 @@ def pool_backward(g: Tensor, x: Tensor, size, *options) -> Tensor:
 aten = torch.ops.aten
 
 def gradient(which: int, g, x, weight, *options) -> Tensor:
-    "Of a convolution, with respect to x [B,C,H,W] (0) or weight [O,C,h,w] (1); g [B,O,...] is the gradient of its result"
+    "A convolution's gradient with respect to x [B,C,H,W] (0) or weight [O,C,h,w] (1), of its shape; g [B,O,...] is its result's"
     return aten.convolution_backward(g, x, weight, None, *options, [i == which for i in range(3)])[which]
 
 def separate_gradients(g, x, weight, bias_sizes, *options) -> tuple:
@@ -218,7 +218,7 @@ def fast(step: Callable, *fixed) -> Fast:
     return Fast(partial(step, *fixed))
 
 # %% ../nbs/03_speed.ipynb #8f02e009
-ONE_AT_A_TIME = threading.RLock()  # one of several threads: the switches, and the arrays of a graph, exist only once
+ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switches, and the arrays of a graph, exist only once
 
 @contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
