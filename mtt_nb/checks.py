@@ -58,7 +58,7 @@ def explain(
     got: Tensor,
     want: Tensor,
     theories: dict[str, Tensor],  # what may have gone wrong, in words, and the result if it did
-    what: str,  # to call what is wrong if no theory fits
+    what: str,  # the name of the result, for a message if no theory fits
     tolerance=1e-5,
 ) -> None:
     "Raise Wrong unless `got` is `want`, in the words of the theory that predicts `got`"
@@ -258,7 +258,7 @@ def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, at
 
 def _sweeps(*args) -> dict[str, tuple[Tensor, Tensor]]:
     "What sweeps that go wrong find"
-    return {"lambda never changes, so what later steps correct stays in: a shortcut": toy_sweep(*args, carry=False),
+    return {"lambda never changes, which is the first-order shortcut: update it in every step": toy_sweep(*args, carry=False),
             "it walks from the first step to the last: a sweep begins at the end": toy_sweep(*args, order=iter),
             "each step is rebuilt at the point after it: rebuild it at the point before it": toy_sweep(*args, at=1),
             "lambda is updated too early: a step needs the lambda of the point after it": toy_sweep(*args, late=True),
@@ -338,7 +338,7 @@ def check_whiten(my_whiten):
     w = shaped(my_whiten(x.view(9, 2, 1, 3), eps), (6, 6)).double()
     symmetric, inverse = near(w, w.T), inverse_root(c, eps, -1.0)
     if symmetric and near(w @ (c + eps * one) @ w, one) and (torch.linalg.eigvalsh(w) > 0).all(): return
-    require(symmetric or not near(w @ w.T, inverse), "the axes are not rotated back: white, but no longer pixels")
+    require(symmetric or not near(w @ w.T, inverse), "the axes are not rotated back: the result is white, but no longer an image")
     require(symmetric or not near(w.T @ w, inverse), "the axes are rotated on one side only, and on the wrong one")
     explain(w, inverse_root(c, eps), _whitenings(x, c, eps), "W")
 
@@ -363,8 +363,8 @@ def _shifts(x: Tensor, shift: Tensor) -> dict[str, Tensor]:
     return {
         "it shifts the other way: a pixel that moves right shows what was on its left": shifted(x, -shift),
         "right and down are swapped": shifted(x, shift.flip(1)),
-        "right is right, but down is up": shifted(x, shift * torch.tensor([1, -1])),
-        "down is right, but right is left": shifted(x, shift * torch.tensor([-1, 1])),
+        "right is correct, but down goes up": shifted(x, shift * torch.tensor([1, -1])),
+        "down is correct, but right goes left": shifted(x, shift * torch.tensor([-1, 1])),
         "it rounds to whole pixels: between two pixels lies their weighted mean": shifted(x, shift.round()),
         "it rounds down to whole pixels: between two pixels lies their weighted mean": shifted(x, shift.floor()),
         "every image is shifted like the first: each has a shift of its own": shifted(x, shift[:1].expand_as(shift)),
@@ -372,7 +372,8 @@ def _shifts(x: Tensor, shift: Tensor) -> dict[str, Tensor]:
         "the edge is repeated outwards: zeros should come in": shifted(x, shift, "edge"),
         "it goes half as far: from -1 to 1 an image is 2 wide, not 1": shifted(x, shift / 2),
         "it goes a little short: with align_corners=True, -1 and 1 are middles of pixels": shifted(x, shift * (1 - 1 / sides)),
-        "right goes by the height and down by the width: it is the other way round": shifted(x, shift * sides / sides.flip(0))}
+        "right is divided by the height and down by the width: it is the other way round":
+            shifted(x, shift * sides / sides.flip(0))}
 
 # %% ../nbs/50_checks.ipynb #60e379a7
 @check
@@ -464,11 +465,13 @@ def check_loss(my_loss):
     leaf, number = end.clone().requires_grad_(), lambda n: torch.tensor(n).double()
     explain(got := shaped(my_loss(leaf, start, target), ()), number(12 / 25), {
         "it is not normalised: divide by the squared distance from start to target": number(12.0),
-        "it is the mean square, which depends on the number of parameters: divide by that distance": number(4.0),
+        "it is the mean square, which depends on the number of parameters: divide by the squared distance from start to target":
+            number(4.0),
         "the distances are not squared": number((12 / 25)**0.5), "the distances are sums of absolute values": number(6 / 7),
-        "it is divided by the student's distance: divide by the expert's, which does not depend on the images": number(12 / 9),
+        "it is divided by how far the student went: divide by how far the expert went, which does not depend on the images":
+            number(12 / 9),
         "it measures how far the student went: it should be how far it is from the target": number(9 / 25),
-        "it is divided by the length, not by its square": number(12 / 5),
+        "it is divided by the distance from start to target, not by its square": number(12 / 5),
         "the fraction is upside down": number(25 / 12)}, "the loss of a segment of length 5")
     explain(slope(got, leaf, CUT.format("the end", "Keep it a tensor")), 2 * (end - target) / 25, {}, "the gradient")
 
@@ -493,7 +496,7 @@ def check_minibatches(my_minibatches):
     for n, steps, size in ((12, 12, 4), (10, 9, 4), (5, 9, 3), (7, 3, 7)):
         got = shaped(my_minibatches(n, steps, size, seeded(0)), (steps, size))
         require(not got.is_floating_point(), f"the indices are of type {got.dtype}: they must be whole numbers")
-        require(0 <= got.min() and got.max() < n, f"indices from {got.min()} to {got.max()}: they must lie in 0 to {n - 1}")
+        require(0 <= got.min() and got.max() < n, f"indices from {got.min()} to {got.max()}: they must be from 0 to {n - 1}")
         if not orders_of(got.flatten(), n): raise Wrong(_broken(got, n))
         orders = got.flatten()[:steps * size // n * n].view(-1, n)
         require(not torch.equal(orders[0], torch.arange(n)), "the images come in their own order: shuffle them")

@@ -186,7 +186,7 @@ Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; by def
 Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many training images.")]
 Size = Annotated[int | None, typer.Option(help="Side to which the images of a folder are resized.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Leave images on disk, if they do not fit into memory.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Leave the images on disk: for data that do not fit into memory.")]
 
 # %% ../nbs/42_cli.ipynb #41e99195
 Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
@@ -225,7 +225,7 @@ def with_network(base: Preset, model: str | None, width: int | None, depth: int 
     return base._replace(network=own | given(width=width, depth=depth))
 
 # %% ../nbs/42_cli.ipynb #fb3d118b
-Augment = Annotated[str | None, typer.Option(help="Augmentations joined by _, or none.")]
+Augment = Annotated[str | None, typer.Option(help="Operations of the augmentation, joined by _; or none.")]
 AugmentMode = Annotated[str | None, typer.Option(help="one: one operation per call; or all.")]
 AtOnce = Annotated[int | None, typer.Option(help="Experts trained side by side: faster for small networks.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, or bfloat16 for files of half the size.")]
@@ -285,7 +285,7 @@ def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, 
 def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network: dict, of_data: dict, looks: dict) -> None:
     "ValueError for options of `distill` that do not go together"
     if method in SELECTIONS and looks: raise ValueError(f"{method} is not validated: leave out --eval-every and --test-too")
-    if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} takes only seconds: start it without torchrun")
+    if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} has no steps to share: start it without torchrun")
     if (experts or n) and not find_method(method).needs_experts:
         raise ValueError(f"{method} takes no experts: leave out --experts and --n")
     if experts and of_network: raise ValueError("the experts fix the network: leave out --model, --width and --depth")

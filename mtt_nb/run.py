@@ -97,7 +97,7 @@ class StopRequest:
 class Stopped(Exception):
     "A run was asked to stop, has written its checkpoint and can be resumed"
 class TimeUp(Stopped):
-    "Its time limit asked it to stop"
+    "A run was stopped by a time limit such as `until` of `distil`; it can be resumed"
 
 # %% ../nbs/39_run.ipynb #de58e73b
 def best_validation(log: list[dict]) -> dict | None:
@@ -197,7 +197,7 @@ def distil(
     observers: Iterable[Callable] = (),  # each is called with every State
     until=math.inf,  # when to stop, on the clock of `time.monotonic`
 ) -> SyntheticSet:  # the set that was best on validation
-    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp at its time limit"
+    "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp after `until`"
     out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
     with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
         recorder = go_on(distiller, data, out, total, every=max(1, total // 300) if seconds == math.inf else 1)

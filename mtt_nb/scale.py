@@ -201,7 +201,7 @@ def seconds_of(text: str) -> float:
 
 # %% ../nbs/41_scale.ipynb #fea3c426
 def say(message: str) -> None:
-    "Print to stderr, of several ranks only on the first to report an error; the others are told not to wait for this one"
+    "Print to stderr, of several ranks only on the first that has a message; the others are told not to wait for this one"
     first = True
     if (those := ranks()) is not ALONE:
         try: first = those.first("said"); those.store.set("failed", "yes")

@@ -68,7 +68,7 @@ class Plan:
     data: ImageData
     out: Path
     budget: Budget
-    nets: int = 5  # networks trained for every accuracy, for every seed
+    nets: int = 5  # networks trained for a test accuracy, for every seed
     epochs: int | None = None  # of their training; by default the preset's
     compile: bool = False  # compile what can be compiled; the time for that counts
 
@@ -264,7 +264,7 @@ Mean ± standard deviation over {networks} networks{seeds}. For a method that le
 validation accuracy counts; the test images were used for this table alone. Random images: the same number, a fresh draw for
 each network, with the same training. Labels: hard are classes, soft are learned probabilities. Seconds are those of the
 steps, without validation and test; a second number is the recording of the experts, which is not part of the budget.
-Published numbers are for the papers' networks, data and budgets; none stands where we know of none.
+Published numbers are for the papers' networks, data and budgets; where the field is empty, none is known here.
 
 ![Accuracy against time](table.png)
 {sources}
