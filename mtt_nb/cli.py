@@ -124,7 +124,8 @@ def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, 
             bar.update(state.step - bar.n)
         synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
         bar.update(total - bar.n)
-    if distiller.steps > total: say(f"the run is at meta-step {distiller.steps} already, beyond the {total} that are asked for")
+    if distiller.steps > total and not ranks().rank:
+        typer.echo(f"the run is already at meta-step {distiller.steps}, beyond the {total} asked for", err=True)
     return synthetic
 
 # %% ../nbs/42_cli.ipynb #14bdb09e

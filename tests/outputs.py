@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-VARIES = re.compile(r"\S*/tmp/\S*|0x[0-9a-f]+|\b[0-9a-f]{8,}\b|[-+]?\d[\d,.]*(e[-+]?\d+)?")  # from run to run, or between machines
+VARIES = re.compile(r"\S*/tmp/\S*|0x[0-9a-f]+|[-+]?\b[0-9a-f]{8,}\b|[-+]?\d[\d,.]*(e[-+]?\d+)?")  # from run to run, or between machines
 
 
 def printed(cell: dict) -> list[str]:
@@ -34,11 +34,9 @@ with TemporaryDirectory() as folder:
     for fresh in sorted(Path(folder, "nbs").rglob("*.ipynb")):
         stored = ROOT / fresh.relative_to(folder)
         for number, (old, new) in enumerate(zip(cells(stored), cells(fresh), strict=True)):
-            hidden = "".join(old["source"]).startswith("#| hide")
-            if hidden or not new["execution_count"] or printed(old) == printed(new): continue
-            stale += 1
-            print(f"{stored.relative_to(ROOT)}, code cell {number}:")
-            for mark, lines, other in (("-", printed(old), printed(new)), ("+", printed(new), printed(old))):
-                for line in lines:
-                    if line not in other: print(f"  {mark} {line}")
+            if "".join(old["source"]).startswith("#| hide") or not new["execution_count"]: continue
+            was, now = printed(old), printed(new)
+            differ = [f"  - {line}" for line in was if line not in now] + [f"  + {line}" for line in now if line not in was]
+            if differ: print(f"{stored.relative_to(ROOT)}, code cell {number}:", *differ, sep="\n")
+            stale += bool(differ)
 sys.exit(stale > 0)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,14 @@ def test_a_number_of_ranks_that_does_not_fit_is_said_once(folder):
     with started([*DISTILL[:-1], "--segments-per-step", 3, "--out", "odd"], folder, size=2) as both:
         assert ended(both) == [2, 2]
         assert [p.log.read_text().count("must be a multiple of 2") for p in both] in ([1, 0], [0, 1])
+
+
+def test_a_run_that_is_beyond_what_is_asked_for_is_only_reported(folder, two):
+    shutil.copytree(two, folder / "beyond")
+    (folder / "beyond" / "results.json").unlink()  # so that both ranks go on to the test
+    with started([*DISTILL[:-1], "--iterations", 6, "--out", "beyond"], folder, size=2) as both:
+        assert ended(both) == [0, 0], both[1].log.read_text()
+        assert [p.log.read_text().count("beyond the 6") for p in both] == [1, 0]
 
 
 def ranks_of(torchrun):
