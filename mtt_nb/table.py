@@ -229,7 +229,8 @@ def draw_row(ax, r: Row, others: list[Row]) -> None:
     if r.experts:
         for seen in r.looks: ax.plot(*zip(*seen), color=ACCURACY["color"], linestyle=":", label="without experts")
     for seen in _reach(r): ax.plot(*zip(*seen), color=ACCURACY["color"], marker=".", markersize=5, label="validation")
-    spent = max((r.seconds or 0) + (r.experts or 0), 0.01)
+    earliest = min((t for seen in [*grey, *_reach(r)] for t, _ in seen), default=0.03)
+    spent = max((r.seconds or 0) + (r.experts or 0), earliest / 3)  # images that cost no time stand near the others
     ax.errorbar(spent, r.mean, yerr=r.std, color="black", marker="D", markersize=4, capsize=3, linestyle="", label="test")
     if r.random is not None: ax.axhline(r.random, color=QUIET, linestyle="--", linewidth=1, label="random images, test")
     ax.set_title(f"{r.method}, {r.ipc} per class" + (", soft" if r.labels == "soft" else ""), fontsize=8)
