@@ -167,8 +167,8 @@ PRESETS: dict[tuple[str, int], Preset] = {  # by data set and images per class
     ("digits", 10): _digits(10, 14, iterations=90, batch_syn=25),
     ("mnist", 1): _small("color_crop_cutout_scale_rotate", iterations=400, syn_steps=50, expert_epochs=1, max_start_epoch=4,
                          lr_img=500, lr_lr=1e-5, lr_teacher=0.02),
-    ("fashion-mnist", 1): _small("color_crop_cutout_flip_scale_rotate", iterations=400, syn_steps=15, expert_epochs=2,
-                                 max_start_epoch=3, lr_img=500, lr_lr=1e-4, lr_teacher=0.05),
+    ("fashion-mnist", 1): _small("color_crop_cutout_flip_scale_rotate", iterations=400, syn_steps=50, expert_epochs=2,
+                                 max_start_epoch=3, lr_img=500, lr_lr=1e-5, lr_teacher=0.02),
     **{(data, ipc): _published(data, ipc, *rest) for data, ipc, *rest in _COMMANDS},
 }
 
