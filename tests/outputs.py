@@ -1,4 +1,6 @@
-"Print where stored outputs say other words than a fresh run: python tests/outputs.py [nbs/06_settings.ipynb ...]"
+"""Print where stored outputs say other words than a fresh run: python tests/outputs.py [nbs/06_settings.ipynb ...]
+
+A few cells differ every time: those whose lines depend on timing (12_driver, 12_live), and those that Jupyter shows in another form."""
 import json
 import re
 import shutil
