@@ -75,27 +75,22 @@ function receive(store, message) {
   if (message.kind === "inside") target.inside = message;
 }
 
-const stores = new WeakMap();
-
-function storeOf(model) {
-  if (!stores.has(model)) {
-    const store = { runs: [], views: new Set(), gone: false };
-    stores.set(model, store);
-    model.on("comm_live_update", () => {
-      store.gone = true;
-      for (const run of store.runs) Object.assign(run.status, { running: false, word: "no kernel" });
-      for (const view of store.views) view.redraw();
-      try { model.send({ kind: "ready" }); } catch { }  // if it was the connection alone, there is an answer
-    });
-    model.on("msg:custom", (content, buffers) => {
-      const message = unpack(content, buffers);
-      store.gone = false;
-      receive(store, message);
-      for (const view of store.views) view.told(message);
-    });
-    model.send({ kind: "ready" });
-  }
-  return stores.get(model);
+function openStore(model) {
+  const store = { model, runs: [], views: new Set(), gone: false };
+  model.on("comm_live_update", () => {
+    store.gone = true;
+    for (const run of store.runs) Object.assign(run.status, { running: false, word: "no kernel" });
+    for (const view of store.views) view.redraw();
+    try { model.send({ kind: "ready" }); } catch { }  // if it was the connection alone, there is an answer
+  });
+  model.on("msg:custom", (content, buffers) => {
+    const message = unpack(content, buffers);
+    store.gone = false;
+    receive(store, message);
+    for (const view of store.views) view.told(message);
+  });
+  model.send({ kind: "ready" });
+  return store;
 }
 
 // ---------------------------------------------------------------- page elements
@@ -109,8 +104,8 @@ function element(tag, parent, attributes = {}, text = "") {
 }
 
 class View {
-  constructor(model, el) {
-    Object.assign(this, { model, store: storeOf(model), cursor: null, peek: null, k: null, peekK: null, playing: null, locked: null, plane: null, switched: 0,
+  constructor(store, el) {
+    Object.assign(this, { store, cursor: null, peek: null, k: null, peekK: null, playing: null, locked: null, plane: null, switched: 0,
                           open: null, painted: new Map(), brushAt: null, drag: null, asked: 0, drawn: 0, regions: [], scale: 1, dirty: false, lastDraw: 0 });
     this.root = element("div", el, { class: "mtt" });
     this.build();
@@ -210,7 +205,7 @@ class View {
     this.big.onpointerup = this.big.onpointercancel = () => { this.painting = false; this.brushAt = null; };
   }
 
-  send(message, buffers) { if (!this.store.gone) this.model.send(message, undefined, buffers); }
+  send(message, buffers) { if (!this.store.gone) this.store.model.send(message, undefined, buffers); }
 
   close() {
     this.undo.forEach(f => f());
@@ -864,7 +859,7 @@ class View {
     this.backButton.hidden = !kept;
     this.backButton.title = `Bring back the ${kept} that Reset dropped: possible until the next meta-step`;
     say(this.said, s.running ? "running" : `${s.word ?? ""}${kept && `; Undo reset brings ${kept} back`}`);
-    const recorded = runs.every(r => r.status.word === "recorded"), frames = Math.max(...runs.map(r => r.frames.length));
+    const recorded = !runs.some(r => r.info.driven), frames = Math.max(...runs.map(r => r.frames.length));
     this.bar.hidden = recorded;
     this.bar.querySelector(".mtt-toggle").textContent = s.running ? "Pause" : "Start";
     this.liveButton.textContent = recorded ? "Newest" : "Live";
@@ -921,7 +916,10 @@ class View {
   }
 }
 
-export default {
-  initialize({ model }) { storeOf(model); },
-  render({ model, el }) { const view = new View(model, el); return () => view.close(); },
+export default () => {  // called once for each lab: all its views share what the page knows
+  let store;
+  return {
+    initialize({ model }) { store = openStore(model); },
+    render({ el }) { const view = new View(store, el); return () => view.close(); },
+  };
 };

@@ -33,7 +33,7 @@ class Recorded:
     def status(self) -> dict:
         total = self.history.info.get("total")
         return dict(step=self.history.step, total=total, running=False, word="recorded")
-    def info(self) -> dict: return dict(self.history.info, name=self.name, can=[])
+    def info(self) -> dict: return dict(self.history.info, name=self.name, driven=False, can=[])
     def replay(self, index: int, chunk=4_000_000):
         "Everything so far, in messages of bounded size"
         h = self.history
@@ -116,7 +116,7 @@ class Run(Watched):
                 self.distiller, self.scribe, self.history = kept["distiller"], kept.pop("scribe"), kept.pop("history")
                 self.edits = {}
             self.driver.undo()
-    def info(self) -> dict: return dict(super().info(), can=self.scribe.info["can"], begin=beginning(self))
+    def info(self) -> dict: return dict(super().info(), driven=True, can=self.scribe.info["can"], begin=beginning(self))
     def status(self) -> dict: return status_of(self.driver, self.history.info["total"])
 
 # %% ../nbs/12_live.ipynb #fcccd68a

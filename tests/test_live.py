@@ -550,7 +550,7 @@ def test_replay_needs_no_distiller(make, tmp_path):
     again._asked(again.view, dict(kind="ready"), [])
     again._asked(again.view, dict(kind="inside", run=0), [])
     assert [f["step"] for m in sent for f in m.get("frames", [])] == [1, 2, 3, 4]
-    assert sent[0]["runs"][0]["can"] == [] and sent[1]["status"]["word"] == "recorded"
+    assert (sent[0]["runs"][0]["driven"], sent[0]["runs"][0]["can"], sent[1]["status"]["word"]) == (False, [], "recorded")
     with pytest.raises(ValueError, match="no driver"): _ = again.driver
 
 

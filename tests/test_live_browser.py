@@ -310,14 +310,18 @@ def test_poking(nb):
 
 
 def test_reload_second_view_and_rerun(nb):
-    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab")
+    lab = show(nb, "lab, asked = Live(make, fps=1000), []; lab.view.on_msg(lambda _, message, buffers: asked.append(message['kind'])); lab", "lab")
     lab.press("start")
     lab.wait("+d.shown > 15")
     lab.press("pause")
     lab.wait("d.running === '0'")
     frames, shown = lab.data["frames"], lab.data["shown"]
+    lab.root.locator(".mtt-canvas").focus()
+    key(nb.page, "Home")
+    lab.wait("d.shown === '1'")
     nb.run(2)
-    nb.page.wait_for_function("n => { const all = [...document.querySelectorAll('.mtt')]; return all.length === 2 && all.every(e => e.dataset.shown === n) }", arg=shown)
+    nb.page.wait_for_function("n => { const all = [...document.querySelectorAll('.mtt')]; return all.length === 2 && all[1].dataset.shown === n }", arg=shown)
+    assert lab.data["shown"] == "1" and nb.ask("print(asked)") == "['ready']"  # the second view needs no kernel, and the first stays where it is
     nb.command("docmanager:save")
     saved = json.loads(nb.path.read_text())
     assert any("image/png" in o.get("data", {}) for c in saved["cells"] for o in c.get("outputs", []))  # for pages without a kernel
@@ -425,7 +429,7 @@ def test_the_lab_command(page, tmp_path):
     buffer = record_experts(data, build("mlp", data.shape, data.n_classes, width=8), experts, n=1, epochs=12, lr=0.05, batch_size=256)
     mtt = MTT(base.config, data, buffer)
     recorder = Recorder(mtt)
-    for _ in range(4): recorder(mtt.step())
+    for _ in range(40): recorder(mtt.step())
     (tmp_path / "run").mkdir()
     recorder.history.save(tmp_path / "run" / "history.safetensors")
     lab_command = [sys.executable, "-m", "mtt_nb", "lab", "--no-browser"]
@@ -453,11 +457,12 @@ def test_the_lab_command(page, tmp_path):
         assert not kernels(tmp_path / "new")
     with command_page([*lab_command, "--run", tmp_path / "run"], tmp_path / "old") as address:
         page.goto(address, timeout=120_000)
-        lab.wait("d.shown === '4' && d.frames === '4'", timeout=120_000)
+        lab.wait("d.shown === '40' && d.frames === '40'", timeout=120_000)
         assert not page.locator(".widget-button").count()  # nothing to start
         assert page.title() == "Replay of run" and lab.root.locator(".mtt-live").inner_text() == "Newest"
         lab.root.locator(".mtt-play").click()
-        lab.wait("d.live === '0' && d.shown === '2'")
+        lab.wait("d.live === '0' && +d.shown < 20")
+        lab.wait("d.live === '0' && +d.shown > 20")
         lab.wait("d.live === '1' && document.querySelector('.mtt-play').textContent === 'Play'")  # at the end it stops
         lab.root.locator(".mtt-canvas").focus()
         key(page, "Home")
