@@ -660,6 +660,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mtt_nb.plane.Plane._through': ('plane.html#plane._through', 'mtt_nb/plane.py'),
                               'mtt_nb.plane.Plane.fit': ('plane.html#plane.fit', 'mtt_nb/plane.py'),
                               'mtt_nb.plane.Plane.random': ('plane.html#plane.random', 'mtt_nb/plane.py'),
+                              'mtt_nb.plane._like': ('plane.html#_like', 'mtt_nb/plane.py'),
                               'mtt_nb.plane._points': ('plane.html#_points', 'mtt_nb/plane.py'),
                               'mtt_nb.plane.distances': ('plane.html#distances', 'mtt_nb/plane.py'),
                               'mtt_nb.plane.layer_distances': ('plane.html#layer_distances', 'mtt_nb/plane.py'),

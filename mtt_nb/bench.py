@@ -27,6 +27,7 @@ from .evaluate import train_networks
 from .experts import sgd_step, train_experts
 from .matching import matching_loss
 from .models import FlatModel, build
+from .settings import require
 from .speed import Fast, fast, recorded, repeatable
 from .unroll import adjoint_step, gradient, student_step, unroll
 
@@ -348,6 +349,7 @@ def bench(names: list[str] | None = None, device="cpu", threads: int | None = No
     whole, names = not names, names or list(TASKS)
     if unknown := set(names) - set(TASKS): raise ValueError(f"unknown task {min(unknown)!r}: there are {'; '.join(TASKS)}")
     cuda = str(device).startswith("cuda")
+    require(cuda or str(device) == "cpu", "device", device, "cpu or cuda, which have float64")
     found = dict(machine=machine(device, threads), peak=peak_rates(device), tasks={})
     if cuda: found["peak"] |= {f"{kind}, tf32": rate for kind, rate in peak_rates(device, tf32=True).items()}
     for name in names:

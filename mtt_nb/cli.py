@@ -59,8 +59,8 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
 def pick_device(
     name: str,  # "auto", or a name that torch knows, such as "cpu", "cuda", "cuda:1", "mps"
 ) -> str:
-    "The device to use: for `auto` CUDA before MPS before CPU; ValueError for one that is not there"
-    there = {"cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    "The device to use: for `auto` CUDA before the CPU; ValueError for one that is not there"
+    there = {"cuda": torch.cuda.device_count(), "cpu": True, "mps": torch.backends.mps.is_available()}
     if name == "auto": name = next(kind for kind, ok in there.items() if ok)
     kind, _, number = name.partition(":")
     if not there.get(kind) or number and not (number.isdecimal() and int(number) < there[kind]):
@@ -190,7 +190,7 @@ Size = Annotated[int | None, typer.Option(help="Side to which the images of a fo
 Stream = Annotated[bool, typer.Option("--stream", help="Leave the images on disk: for data that do not fit into memory.")]
 
 # %% ../nbs/42_cli.ipynb #41e99195
-Device = Annotated[str, typer.Option(help="auto takes CUDA, then MPS, then CPU.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes a GPU of NVIDIA, else the CPU.")]
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute's wait, then faster.")]
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]

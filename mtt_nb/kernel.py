@@ -107,6 +107,7 @@ class KIP(Distiller):
     method = "kip"
     loss_name = "error of the kernel"
     def __init__(self, config: KIPConfig, data: ImageData, model: FlatModel):
+        require(torch.device(data.device).type != "mps", "device", str(data.device), "cpu or cuda: KIP needs float64")
         super().__init__(config, data, model)
         if config.learn_labels:
             self.learns = {"images": "lr_img", "labels": "lr_label"}

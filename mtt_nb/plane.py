@@ -27,6 +27,10 @@ def _points(thetas: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         raise ValueError(f"all {len(points)} points are the same: nothing moved, so there is no direction to show")
     return points, paths[0].detach()
 
+def _like(x: Tensor, other: Tensor) -> Tensor:
+    "`x` with the type and on the device of `other`; between devices by way of the CPU, as Apple's MPS has no float64"
+    return x.to(other) if x.device == other.device else x.cpu().to(other.dtype).to(other.device)
+
 # %% ../nbs/10_plane.ipynb #c3bb3873
 @dataclass(frozen=True, eq=False)
 class Axes:
@@ -35,7 +39,7 @@ class Axes:
     basis: Tensor  # [2,P], of length 1 and at a right angle
 
     def _offset(self, thetas):
-        if thetas.shape[-1:] == self.centre.shape: return thetas.detach().to(self.centre) - self.centre
+        if thetas.shape[-1:] == self.centre.shape: return _like(thetas.detach(), self.centre) - self.centre
         raise ValueError(f"points of shape {tuple(thetas.shape)}: the plane lies in a space of {len(self.centre):,} parameters")
 
     def project(self, thetas: Tensor) -> Tensor:
@@ -76,9 +80,9 @@ class Plane(Axes):
     @classmethod
     def _through(cls, points, basis, first):
         "Turn the axes so that `first` ends ahead of its start on both"
-        ahead = basis @ (first[-1] - first[0]).to(basis)
+        ahead = basis @ _like(first[-1] - first[0], basis)
         axes = Axes(points.mean(0), torch.where(ahead[:, None] < 0, -basis, basis))
-        return cls(axes.centre.to(first), axes.basis.to(first), axes.seen(points))
+        return cls(_like(axes.centre, first), _like(axes.basis, first), axes.seen(points))
 
     def __repr__(self):
         shares = " and ".join(f"{100 * e:.3g}%" for e in self.explained)

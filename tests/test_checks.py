@@ -64,9 +64,9 @@ def test_there_is_an_exercise_for_every_check(answers):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_solution_is_right_within_five_seconds(answers, name):
-    began = time.perf_counter()
+    began = time.process_time()
     assert message(name, answers[name][0]) == ("", f"{name} is right\n")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("name", NAMES)
