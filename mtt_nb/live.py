@@ -54,10 +54,10 @@ def status_of(driver: Driver, total: int | None) -> dict:
     step = driver.state.step if driver.state else 0
     left = (total - step) / driver.rate if total and driver.rate else None
     word = "finished" if driver.done else "paused" if step else "ready"
-    dropped = driver.dropped["state"].step if driver.dropped else 0  # by a reset that can be undone
+    dropped = driver.dropped.get("state")  # by a reset that can be undone
     error = f"{type(driver.error).__name__}: {driver.error}" if driver.error else None
     return dict(step=step, total=total, running=driver.running, rate=driver.rate, left=left, word=word,
-                pinned=driver.segment is not None, error=error, dropped=dropped)
+                pinned=driver.segment is not None, error=error, dropped=dropped.step if dropped else 0)
 
 # %% ../nbs/12_live.ipynb #f1b35985
 def beginning(run, most=4_000_000) -> np.ndarray | None:
@@ -79,23 +79,25 @@ class Watched(Recorded):
         self.history = History(dict(self.scribe.info, validates=self.validate is not None, every=self.every))
         self.scribe.plane(0)  # so that a page has an expert to draw before the first meta-step
         self.history.planes = self.scribe.drawn()
-        self.points, self.edits, self.waiting, self.shown = [], {}, False, -math.inf
+        self.points, self.measured, self.waiting, self.shown = [], [], False, -math.inf
+        self.edits, self.kept = {}, {}  # painted images; those that the distiller was given
     def saw(self, state) -> None:
         "The observer: record the point; make a frame if one is due"
         self.points.append((state.step, float(state.loss), float(state.lr)))
         self.history.points.add(self.points[-1])
-        self.edits, self.waiting = {}, True
+        self.edits, self.kept, self.waiting = {}, {}, True
         if self.validate and state.step % self.every == 0:
-            self.history.accuracy.add((state.step, float(self.validate(self.distiller.synthetic))))
+            self.measured.append((state.step, float(self.validate(self.distiller.synthetic))))
+            self.history.accuracy.add(self.measured[-1])
         if time.perf_counter() - self.shown >= 1 / self.fps: self.show()
     def show(self) -> None:
         "Record the newest state as a frame and send it, with the points since the last one"
         self.shown, self.waiting, known = time.perf_counter(), False, len(self.history.planes)
         self.history.add(frame := self.scribe.frame(self.driver.state))
         self.history.planes = self.scribe.drawn()
-        points, self.points = np.array(self.points, np.float64), []
+        points, accuracy, self.points, self.measured = np.array(self.points, np.float64), self.measured, [], []
         self.send(kind="tick", frames=[frame], planes=self.history.planes[known:], points=points,
-                  accuracy=self.history.accuracy.items[-1:], status=self.status())
+                  accuracy=accuracy, status=self.status())
 
 # %% ../nbs/12_live.ipynb #a28278ba
 class Run(Watched):
@@ -114,7 +116,7 @@ class Run(Watched):
         with self.driver.lock:
             if kept := self.driver.dropped:
                 self.distiller, self.scribe, self.history = kept["distiller"], kept.pop("scribe"), kept.pop("history")
-                self.edits = {}
+                self.edits, self.kept = {}, {}
             self.driver.undo()
     def info(self) -> dict: return dict(super().info(), driven=True, can=self.scribe.info["can"], begin=beginning(self))
     def status(self) -> dict: return status_of(self.driver, self.history.info["total"])
@@ -144,11 +146,15 @@ class Poking:
         pixels, mask = np.frombuffer(pixels, np.uint8).reshape(h, w, -1), np.frombuffer(mask, np.uint8).reshape(h, w)
         run.edits[image] = painted(state.images[image], pixels.copy(), mask.copy(), run.scribe.transform)
         return self.answer()
-    def undo(self) -> dict: self.run.edits = {}; return self.answer()
+    def undo(self) -> dict:
+        "Forget what was painted and not kept"
+        self.run.edits = dict(self.run.kept)
+        return self.answer()
     def keep(self) -> dict:
         "Give the painted images to the distiller"
         with torch.no_grad():
             for i, x in self.run.edits.items(): self.run.distiller.images[i] = x
+        self.run.kept = dict(self.run.edits)
         return self.answer()
     def segment(self, expert: int | None, epoch=0, span=1) -> dict:
         "The next meta-steps start here; random ones again without an expert"
@@ -274,7 +280,8 @@ class _Says:
         return send
 
     def _replay(self) -> None:
-        "The whole history, for a page that has just loaded; a second page only redraws"
+        "The whole history, for a page that has just loaded and knows of no paint; a second page begins anew, too"
+        for r in self.driven: r.edits, r.kept = {}, {}
         self._sender(0)(kind="replay", runs=[r.info() for r in self.runs])
         for i, r in enumerate(self.runs):
             for message in r.replay(i): self._sender(i)(**message)

@@ -311,6 +311,13 @@ def test_frames_are_dropped_but_no_point_and_not_the_last(make):
     assert np.concatenate([m["points"] for m in sent if "points" in m])[:, 0].tolist() == list(range(1, 31))
 
 
+def test_every_accuracy_is_sent(make):
+    sent = []
+    run = Run(make, fps=1e-9, validate=lambda synthetic: 0.5, every=2, send=lambda **m: sent.append(m))  # the first frame, and the last
+    run.driver.run(9)
+    assert [step for m in sent for step, _ in m.get("accuracy", [])] == [2, 4, 6, 8]
+
+
 def test_a_frame_says_what_the_state_says(make):
     run = Run(make)
     state = run.driver.step()
@@ -492,6 +499,21 @@ def test_undo_forgets_the_paint(make):
     paint(lab)
     lab._asked(lab.view, dict(kind="undo", run=0), [])
     assert "loss" not in sent[-1] and not lab.runs[0].edits
+
+
+def test_undo_goes_back_to_what_was_kept_and_a_new_page_knows_of_no_paint(make):
+    lab, sent = lab_of(make)
+    lab.run(1)
+    paint(lab, rows=2)
+    lab._asked(lab.view, dict(kind="keep"), [])
+    kept = sent[-1]["loss"]
+    paint(lab, rows=5)
+    paint(lab, image=1)
+    lab._asked(lab.view, dict(kind="undo"), [])
+    assert list(lab.runs[0].edits) == [0] and sent[-1]["loss"] == kept
+    assert torch.equal(lab.runs[0].edits[0], lab.driver.distiller.images.detach()[0])
+    lab._asked(lab.view, dict(kind="ready"), [])
+    assert not lab.runs[0].edits and not lab.runs[0].kept
 
 
 def test_held_segment(make):
