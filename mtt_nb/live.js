@@ -2,7 +2,8 @@
 // The whole recorded history lives in the page, so that looking back asks nothing of the kernel.
 
 const KINDS = { uint8: Uint8Array, int8: Int8Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
-const MAX_FRAMES = 300, MAX_POINTS = 4000, CURVE = 128;  // the height of a curve
+const MAX_FRAMES = 300, MAX_POINTS = 4000, MAX_BYTES = 50e6;  // of the frames; as in the kernel
+const CURVE = 128;  // its height
 const KEYS = ["space: start, pause", "s: step", "arrows, Home, End: look back", "with shift: student steps", "[ ]: images", "f: leave"];
 
 function unpack(x, buffers) {
@@ -15,13 +16,15 @@ function unpack(x, buffers) {
 
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 const last = list => list[list.length - 1];
-const short = x => x === 0 ? "0" : Math.abs(x) >= 1e4 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3));
-const thin = list => { const end = last(list); const kept = list.filter((_, i) => i % 2 === 0); if (last(kept) !== end) kept.push(end); return kept; };
+const finite = format => x => Number.isFinite(x) ? format(x) : "not finite";  // which is null in a frame
+const short = finite(x => x === 0 ? "0" : Math.abs(x) >= 1e4 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3)));
+const percent = finite(x => `${(100 * x).toFixed(1)} %`);
 
 // ---------------------------------------------------------------- what the page knows of the runs
 
 const withAccuracy = runs => runs.some(run => run.accuracy.length || run.info.validates);
-const newRun = info => ({ info, frames: [], points: [], accuracy: [], planes: new Map(), boxes: new Map(), status: {}, poke: null, inside: null });
+const newRun = info => ({ info, frames: [], points: [], accuracy: [], planes: new Map(), boxes: new Map(), status: {}, poke: null, inside: null,
+                          painted: new Map(), asked: -Infinity });
 
 function addPlanes(run, planes) {
   for (const p of planes ?? []) {
@@ -40,11 +43,28 @@ function grow(box, x, y) {
   box[0] = Math.min(box[0], x); box[1] = Math.min(box[1], y); box[2] = Math.max(box[2], x); box[3] = Math.max(box[3], y);
 }
 
+// At most `most` items in the order of their steps, evenly spread over the run however long it gets: the first in each of equal stretches, and the newest
+function thin(list, most, step) {
+  for (let stretch = 2; list.length > most; stretch *= 2) {
+    const place = x => Math.floor(step(x) / stretch);
+    list = list.filter((x, i) => i === 0 || i === list.length - 1 || place(x) !== place(list[i - 1]));
+  }
+  return list;
+}
+
+// A list of [step, ...] with `more`, which is complete from its first step to its last; a replay may arrive after a newer tick
+function joined(list, more) {
+  if (!more.length) return list;
+  const from = more[0][0], to = last(more)[0];
+  return thin([...list.filter(p => p[0] < from), ...more, ...list.filter(p => p[0] > to)], MAX_POINTS, p => p[0]);
+}
+
 function addFrame(run, frame) {
   const at = run.frames.findLastIndex(f => f.step <= frame.step);
   if (at >= 0 && run.frames[at].step === frame.step) run.frames[at] = frame;
   else run.frames.splice(at + 1, 0, frame);
-  if (run.frames.length > MAX_FRAMES) run.frames = thin(run.frames);
+  const size = Object.values(frame).reduce((sum, v) => sum + (v?.byteLength ?? 0), 0);
+  run.frames = thin(run.frames, clamp(MAX_BYTES / size, 2, MAX_FRAMES), f => f.step);
   const plane = run.planes.get(frame.expert);
   if (frame.path && plane) {  // make room for the student, but never so much that the expert becomes a dot
     const [a, b, c, d] = boxOf(plane.path), w = c - a, h = d - b, box = run.boxes.get(frame.expert);
@@ -64,16 +84,56 @@ function receive(store, message) {
   if (!target) return;
   addPlanes(target, message.planes);
   for (const frame of message.frames ?? []) addFrame(target, frame);
-  if (message.points) {
-    const p = message.points, from = last(target.points)?.[0] ?? -1;
-    for (let i = 0; i < p.length; i += 3) if (p[i] > from) target.points.push([p[i], p[i + 1], p[i + 2]]);
-    if (target.points.length > MAX_POINTS) target.points = thin(target.points);
-  }
-  for (const a of message.accuracy ?? []) if (a[0] > (last(target.accuracy)?.[0] ?? -1)) target.accuracy.push(a);
+  const p = message.points ?? [];
+  target.points = joined(target.points, Array.from({ length: p.length / 3 }, (_, i) => [...p.subarray(3 * i, 3 * i + 3)]));
+  target.accuracy = joined(target.accuracy, message.accuracy ?? []);
   if (message.status) target.status = message.status;
-  if (message.kind === "poke") target.poke = message;
   if (message.kind === "inside") target.inside = message;
+  if (message.kind === "tick") forget(target);
+  if (message.kind === "poke") {
+    target.asked = -Infinity;
+    if (message.step < 0) return;  // an error, which the status tells
+    target.poke = message;
+    for (const s of target.painted.values()) s.step ??= message.step;
+  }
 }
+
+// The student's way with what was changed, if this frame is the newest and an answer for it has come
+const poked = (run, frame) => frame && frame === last(run.frames) && run.poke?.step === frame.step && run.poke.distance ? run.poke : null;
+
+// ---------------------------------------------------------------- what was painted, by image: all views show it
+
+// It lasts until the meta-step after the one that it was answered at
+function forget(run) {
+  for (const [image, s] of run.painted) if (s.step != null && s.step !== last(run.frames)?.step) run.painted.delete(image);
+}
+
+// One question at a time: strokes made meanwhile go with the next one
+function sendPaint(store, index, now = performance.now()) {
+  const run = store.runs[index];
+  if (!run || now - run.asked < 3000) return;
+  for (const [image, s] of run.painted) if (!s.sent) {
+    s.sent = true; run.asked = performance.now();
+    send(store, { kind: "paint", run: index, image }, [s.pixels.slice().buffer, s.mask.slice().buffer]);
+  }
+}
+
+function keepPaint(store, index) {
+  sendPaint(store, index, Infinity);  // the last strokes, too
+  for (const s of store.runs[index].painted.values()) Object.assign(s, { changed: false, kept: [s.pixels.slice(), s.mask.slice()] });
+  send(store, { kind: "keep", run: index });
+}
+
+function undoPaint(store, index) {  // back to what was kept
+  for (const [image, s] of store.runs[index].painted)
+    if (s.kept) { s.pixels.set(s.kept[0]); s.mask.set(s.kept[1]); Object.assign(s, { changed: false, sent: true }); }
+    else store.runs[index].painted.delete(image);
+  send(store, { kind: "undo", run: index });
+}
+
+// ---------------------------------------------------------------- the kernel
+
+function send(store, message, buffers) { if (!store.gone) store.model.send(message, undefined, buffers); }
 
 function openStore(model) {
   const store = { model, runs: [], views: new Set(), gone: false };
@@ -87,6 +147,7 @@ function openStore(model) {
     const message = unpack(content, buffers);
     store.gone = false;
     receive(store, message);
+    if (message.kind === "poke") sendPaint(store, message.run);
     for (const view of store.views) view.told(message);
   });
   model.send({ kind: "ready" });
@@ -106,7 +167,7 @@ function element(tag, parent, attributes = {}, text = "") {
 class View {
   constructor(store, el) {
     Object.assign(this, { store, cursor: null, peek: null, k: null, peekK: null, playing: null, locked: null, plane: null, switched: 0,
-                          open: null, painted: new Map(), brushAt: null, drag: null, asked: 0, drawn: 0, regions: [], scale: 1, dirty: false, lastDraw: 0 });
+                          open: null, brushAt: null, drag: null, swept: false, drawn: 0, regions: [], atlases: [], scale: 1, dirty: false, lastDraw: 0 });
     this.root = element("div", el, { class: "mtt" });
     this.build();
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -184,10 +245,10 @@ class View {
     this.kScrub.oninput = () => { this.calm(); this.k = +this.kScrub.value; this.redraw(); };
     this.sweepButton.onclick = () => this.sweep();
     this.backButton.onclick = () => { this.send({ kind: "undo_reset" }); this.canvas.focus({ preventScroll: true }); };  // it goes away
-    this.freeButton.onclick = () => this.send({ kind: "segment", run: 0, expert: null });
+    this.freeButton.onclick = () => this.store.runs.forEach((r, run) => { if (r.status.pinned) this.send({ kind: "segment", run, expert: null }); });
     this.closeButton.onclick = () => this.show(null);
-    this.keepButton.onclick = () => this.settle("keep", s => { s.kept = true; });
-    this.undoButton.onclick = () => this.settle("undo", s => this.painted.delete(s.key));
+    this.keepButton.onclick = () => this.settle(keepPaint);
+    this.undoButton.onclick = () => this.settle(undoPaint);
     c.onpointermove = e => this.pointer(e);
     c.onpointerdown = e => { c.focus({ preventScroll: true }); this.press(e); };
     c.onpointerup = c.onpointercancel = e => this.release(e);
@@ -197,6 +258,7 @@ class View {
     this.root.onkeydown = e => this.key(e);
     const paint = e => this.paint(e);
     this.big.onpointerdown = e => {
+      if (e.button) return;
       e.preventDefault();  // the focus would go to the page, and the keys with it
       this.panel.focus({ preventScroll: true });
       this.big.setPointerCapture(e.pointerId); this.painting = true; paint(e);
@@ -205,12 +267,13 @@ class View {
     this.big.onpointerup = this.big.onpointercancel = () => { this.painting = false; this.brushAt = null; };
   }
 
-  send(message, buffers) { if (!this.store.gone) this.store.model.send(message, undefined, buffers); }
+  send(message) { send(this.store, message); }
 
   close() {
     this.undo.forEach(f => f());
     this.calm();
     clearInterval(this.playing);
+    clearTimeout(this.later);
     this.store.views.delete(this);
   }
 
@@ -228,15 +291,15 @@ class View {
   goLive() { this.calm(); this.cursor = this.peek = this.k = null; this.redraw(); }
   restart() {
     this.calm(); this.stop();
-    this.cursor = this.peek = this.k = this.peekK = this.plane = this.asked = null;
-    this.painted.clear();
+    this.cursor = this.peek = this.k = this.peekK = this.plane = this.drag = null;
     this.show(null);
   }
 
   play() {
     if (this.playing) return this.stop();
     if (this.cursor == null) this.move(-1e9);
-    this.playing = setInterval(() => { this.move(1); if (this.cursor == null) this.stop(); }, 1000 / 15);
+    const [by, wait] = this.still.matches ? [8, 533] : [1, 67];
+    this.playing = setInterval(() => { this.move(by); if (this.cursor == null) this.stop(); }, wait);
     this.redraw();
   }
   stop() {
@@ -265,6 +328,8 @@ class View {
 
   key(e) {
     if (e.ctrlKey || e.metaKey || e.altKey) return;
+    const by = e.target === this.scrub && { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[e.key];  // frames, which may be far apart
+    if (by) { this.stop(); this.move(by); e.preventDefault(); }
     if (e.target.tagName === "INPUT" && e.key !== "Escape") { e.stopPropagation(); return; }  // or JupyterLab takes the arrow keys
     const inside = e.shiftKey, act = {
       ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
@@ -307,7 +372,7 @@ class View {
 
   press(e) {
     const { x, y, region } = this.at(e), handle = this.handleAt(e);
-    if (!region) return;
+    if (!region || e.button) return;
     if (handle) this.drag = { kind: "segment", which: handle, region, epoch: region.epoch, target: region.target };
     else if (region.kind === "curve") this.drag = { kind: "curve", region };
     else if (region.kind === "strip") this.drag = { kind: "strip", region };
@@ -318,13 +383,16 @@ class View {
   }
 
   dragged(e) {
-    const { x, y } = this.at(e), d = this.drag;
+    const { x, y } = this.at(e), d = this.drag, old = d.region;
+    d.region = this.regions.find(r => r.kind === old?.kind && r.x === old.x && r.y === old.y) ?? old;  // as it is drawn now
     if (d.kind === "curve") this.cursor = this.peek = d.region.step(x);
     if (d.kind === "strip") { this.calm(); this.k = this.peekK = d.region.k(x); }
     if (d.kind === "segment") {
       const near = d.region.nearest(x, y);
       if (d.which === "start") d.epoch = Math.min(near, d.target - 1); else d.target = Math.max(near, d.epoch + 1);
-      this.askSegment(d.region.run, d.region.expert, d.epoch, d.target - d.epoch);
+      const key = `${d.epoch} ${d.target}`;
+      if (key !== d.key) this.askSegment(d.region, d.epoch, d.target);
+      d.key = key;
     }
     this.redraw();
   }
@@ -337,18 +405,13 @@ class View {
     this.redraw();
   }
 
-  askSegment(run, expert, epoch, span) {
-    const key = `${run} ${expert} ${epoch} ${span}`;
-    if (key === this.segmentKey) return;
-    this.segmentKey = key;
-    this.send({ kind: "segment", run, expert, epoch, span });
-  }
+  askSegment({ run, expert }, epoch, target) { this.send({ kind: "segment", run, expert, epoch, span: target - epoch }); }
 
   shift(start, target) {  // the keyboard's way to drag
     const region = this.regions.find(r => r.kind === "plane" && r.movable);
     if (!region) return;
     const epoch = clamp(region.epoch + start, 0, region.target + target - 1), end = clamp(region.target + target, epoch + 1, region.epochs);
-    this.askSegment(region.run, region.expert, epoch, end - epoch);
+    this.askSegment(region, epoch, end);
   }
 
   // -------------------------------------------------------------- one image, painted
@@ -357,8 +420,8 @@ class View {
     const inside = this.panel.contains(document.activeElement);
     this.open = open;
     this.panel.hidden = !open;
-    if (open) this.closeButton.focus({ preventScroll: true });
-    else if (inside) this.canvas.focus({ preventScroll: true });  // or the keys would be JupyterLab's
+    if (open && !inside) this.closeButton.focus({ preventScroll: true });
+    else if (!open && inside) this.canvas.focus({ preventScroll: true });  // or the keys would be JupyterLab's
     this.redraw();
     if (open) requestAnimationFrame(() => this.panel.scrollIntoView({ block: "nearest" }));  // once it has its place
   }
@@ -368,11 +431,7 @@ class View {
     if (n) this.show({ run: o.run, image: (o.image + by + n) % n });
   }
 
-  // What was painted lasts until the meta-step after the one that it was answered at: by image
-  keyOf(run, image) { return `${run} ${image}`; }
-  strokes() { return this.open && this.painted.get(this.keyOf(this.open.run, this.open.image)); }
-  paintedOf(run) { return [...this.painted.values()].filter(s => s.run === run); }
-  forget() { for (const s of this.painted.values()) if (s.step != null && last(this.store.runs[s.run].frames)?.step !== s.step) this.painted.delete(s.key); }
+  strokes() { return this.open && this.store.runs[this.open.run].painted.get(this.open.image); }
 
   paint(e) {
     const run = this.store.runs[this.open?.run], frame = run && this.frame(run);
@@ -380,9 +439,8 @@ class View {
     if (run.status.running) this.send({ kind: "pause" });
     const [h, w, c] = frame.images.shape.slice(1), box = this.big.getBoundingClientRect();
     const pixel = p => [Math.floor((p.clientX - box.left) / box.width * w), Math.floor((p.clientY - box.top) / box.height * h)];
-    const { run: index, image } = this.open, key = this.keyOf(index, image);
-    const s = this.strokes() ?? { key, run: index, image, pixels: new Uint8Array(h * w * c), mask: new Uint8Array(h * w) };
-    this.painted.set(key, Object.assign(s, { kept: false, step: null }));
+    const s = this.strokes() ?? { pixels: new Uint8Array(h * w * c), mask: new Uint8Array(h * w) };
+    run.painted.set(this.open.image, Object.assign(s, { changed: true, sent: false, step: null }));
     const radius = Math.floor(Math.min(h, w) / 24), ink = this.ink(c), moves = e.getCoalescedEvents?.() ?? [];
     const dab = (px, py) => {  // what lies outside the image is left out
       for (let y = Math.max(0, py - radius); y <= Math.min(h - 1, py + radius); y++)
@@ -396,31 +454,24 @@ class View {
       for (let i = 0; i <= n; i++) dab(Math.round(x0 + (x - x0) * i / n), Math.round(y0 + (y - y0) * i / n));
       this.brushAt = [x, y];
     }
-    this.sendPaint();
-    this.redraw();
+    sendPaint(this.store, this.open.run);
+    this.redrawAll();
   }
 
-  settle(kind, act) {  // what was painted is kept or undone
+  settle(act) {  // what was painted is kept or undone
     this.panel.focus({ preventScroll: true });  // a button that goes grey loses the focus
-    this.paintedOf(this.open.run).forEach(act);
-    this.send({ kind, run: this.open.run });
-    this.redraw();
+    act(this.store, this.open.run);
+    this.redrawAll();
   }
 
   ink(c) { return c === 1 ? [+this.brush.value] : [1, 3, 5].map(i => parseInt(this.colour.value.slice(i, i + 2), 16)); }
-
-  sendPaint() {  // one question at a time: strokes made meanwhile go with the next one
-    if (performance.now() - this.asked < 3000) { this.more = true; return; }
-    this.asked = performance.now(); this.more = false;
-    const { pixels, mask } = this.strokes();
-    this.send({ kind: "paint", run: this.open.run, image: this.open.image }, [pixels.slice().buffer, mask.slice().buffer]);
-  }
 
   sweep() {
     const run = this.store.runs[0], frame = run && this.frame(run);
     if (!frame) return;
     if (run.status.running) this.send({ kind: "pause" });
     this.cursor = null;
+    this.swept = true;
     this.send({ kind: "inside", run: 0 });
   }
 
@@ -437,14 +488,10 @@ class View {
   calm() { clearTimeout(this.timer); }  // of either kind
 
   told(message) {
-    if (message.kind === "poke") {
-      this.asked = 0;
-      if (message.step >= 0) for (const s of this.paintedOf(message.run)) s.step ??= message.step;
-      if (this.more && this.strokes()) this.sendPaint();
-    }
-    if (message.kind === "inside") this.animateSweep(message);
-    if (message.kind === "tick" || message.kind === "reset") { this.segmentKey = null; this.forget(); }
-    this.redraw();
+    if (message.kind === "inside" && this.swept) { this.swept = false; this.animateSweep(message); }  // in the view that asked
+    if (!this.still.matches) return this.redraw();
+    const wait = clamp(500 - (performance.now() - this.lastDraw), 0, 500);  // less motion: what moves by itself does so twice a second
+    this.later ??= setTimeout(() => { this.later = null; this.redraw(); }, wait);
   }
 
   // -------------------------------------------------------------- drawing
@@ -452,10 +499,9 @@ class View {
   redraw() {
     if (this.dirty) return;
     this.dirty = true;
-    const wait = this.still.matches ? clamp(500 - (performance.now() - this.lastDraw), 0, 500) : 0;
-    const go = () => requestAnimationFrame(() => { this.dirty = false; this.lastDraw = performance.now(); if (this.root.isConnected) this.draw(); });
-    if (wait) setTimeout(go, wait); else go();
+    requestAnimationFrame(() => { this.dirty = false; this.lastDraw = performance.now(); if (this.root.isConnected) this.draw(); });
   }
+  redrawAll() { for (const view of this.store.views) view.redraw(); }
 
   draw() {
     const { runs } = this.store, css = getComputedStyle(this.root), wide = Math.max(240, this.stage.clientWidth);
@@ -485,6 +531,7 @@ class View {
     const { x: left, y: top, w: across } = parts.panel ?? {};
     if (parts.panel) for (const [side, v] of Object.entries({ left, top, width: across })) this.panel.style[side] = `${v * this.scale}px`;
     this.words();
+    if (document.fullscreenElement === this.root && this.rowsHeight() > this.fitted.rows) this.redraw();  // a row has appeared
   }
 
   panelHeight(w, scale) {
@@ -500,18 +547,18 @@ class View {
   // How much larger than on a page: on the full screen as much as leaves room for the rows
   fitting(wide, runs) {
     if (document.fullscreenElement !== this.root) return 1;
-    const r = this.root, rows = [...r.children].filter(e => e !== this.stage);
-    const now = [wide, r.clientHeight, runs.length, this.chips.childElementCount, !!this.open].join();
-    if (this.fitted?.now === now) return this.fitted.scale;
+    const r = this.root, now = [wide, r.clientHeight, runs.length, this.chips.childElementCount, !!this.open].join();
+    if (this.fitted?.now === now && this.rowsHeight() <= this.fitted.rows) return this.fitted.scale;
     let scale = 3.05, needed;
     do {
       scale = Math.round(20 * scale - 1) / 20;
       r.style.setProperty("--mtt-scale", scale);
-      needed = scale * (this.layout(wide / scale, runs, scale).height + 26) + rows.reduce((sum, e) => sum + e.offsetHeight, 0);
+      needed = scale * (this.layout(wide / scale, runs, scale).height + 26) + this.rowsHeight();
     } while (scale > 1 && (needed > r.clientHeight || wide / scale < 720));
-    this.fitted = { now, scale };
+    this.fitted = { now, scale, rows: this.rowsHeight() };
     return scale;
   }
+  rowsHeight() { return [...this.root.children].reduce((sum, e) => sum + (e === this.stage ? 0 : e.offsetHeight), 0); }
 
   layout(width, runs, scale) {
     const n = Math.max(1, runs.length), gap = 16, share = k => (width - gap * (k - 1)) / k;
@@ -592,7 +639,7 @@ class View {
   }
 
   choosePlane(run, frame) {  // the expert whose plane is shown: while running no more than one change in three seconds
-    const mine = frame?.path ? frame.expert : null, now = performance.now();
+    const mine = [poked(run, frame), frame].find(f => f?.path)?.expert, now = performance.now();
     if (this.locked != null && run.planes.has(this.locked)) return this.locked;
     const hurried = run.status.running && this.cursor == null && this.peek == null && now - this.switched < 3000;
     if (mine != null && mine !== this.plane && !(hurried && run.planes.has(this.plane))) { this.plane = mine; this.switched = now; }
@@ -604,6 +651,7 @@ class View {
     this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space, plane of expert ${expert ?? "–"}`, r.x, r.y + 13, { bold: true, size: 13 });
     if (!plane) return;
     const wanted = newest?.step ?? Infinity, mine = run.frames.filter(f => f.step <= wanted && f.expert === expert && f.path), frame = last(mine);
+    const changed = poked(run, newest), poke = changed?.path && changed.expert === expert ? changed : null;  // not on another expert's segment
     const [x0, y0, x1, y1] = run.boxes.get(expert), in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };
     const pad = 0.07, high = Math.max(pad, 20 / in_.h);  // room for a number above the highest epoch
     const sx = in_.w / ((x1 - x0) * (1 + 2 * pad)), sy = in_.h / ((y1 - y0) * (1 + 2 * high));
@@ -620,7 +668,7 @@ class View {
     const region = { kind: "plane", run: index, ...r, expert, handle: () => null,
                      end: (x, y) => ends.reduce((best, e) => { const d = Math.hypot(e.at[0] - x, e.at[1] - y); return d < best[0] ? [d, e.step] : best; }, [9, null])[1],
                      nearest: (x, y) => path.reduce((best, p, t) => { const d = Math.hypot(p[0] - x, p[1] - y); return d < best[0] ? [d, t] : best; }, [Infinity, 0])[1] };
-    if (frame) this.drawStudent(run, frame, { to, walk, path, region });
+    if (poke ?? frame) this.drawStudent(run, newest, frame, poke, { to, walk, path, region });
     g.restore();
     const [e1, e2] = plane.explained, stretch = sy / sx;
     this.text(`axis 1: ${(100 * e1).toFixed(1)} % of the expert's variance`, in_.x + in_.w, r.y + r.h - 8, { color: ink.faint, align: "right", size: 11 });
@@ -628,11 +676,12 @@ class View {
     g.save(); g.translate(r.x + 11, in_.y + in_.h / 2); g.rotate(-Math.PI / 2);
     this.text(`axis 2: ${(100 * e2).toFixed(1)} %`, 0, 0, { color: ink.faint, align: "center", size: 11 });
     g.restore();
-    const crowd = [path, frame ? walk(frame.path) : []].flatMap(points => points.flatMap(([x, y], i) => {  // of the lines, too
+    const crowd = [path, ...[poke, frame].filter(Boolean).map(f => walk(f.path))].flatMap(points => points.flatMap(([x, y], i) => {  // of the lines, too
       const [u, v] = points[Math.max(0, i - 1)];
       return [0, 0.2, 0.4, 0.6, 0.8].map(a => [x + a * (u - x), y + a * (v - y)]);
     }));
-    this.legend(in_, crowd, frame && newest !== frame ? `student, meta-step ${frame.step}` : "student", ends.length > 0, region);
+    const student = !frame || newest === frame ? "student" : poke ? "" : `student, meta-step ${frame.step}`;
+    this.legend(in_, crowd, student, ends.length > 0, region);
     this.regions.push(region);
   }
 
@@ -644,17 +693,17 @@ class View {
     const row = (draw, s) => { draw(at); this.text(s, x + 30, at + 4, { size: 11 }); at += 14; };
     const walk = (v, color) => { this.line([[x, v], [x + 24, v]], color, 2, [5, 3]); this.dot(x + 12, v, 3, color, { square: true }); };
     row(v => { this.line([[x, v], [x + 24, v]], ink.expert, 2); this.dot(x + 12, v, 3, ink.expert); }, "expert, by epoch");
-    row(v => walk(v, ink.student), student);
+    if (student) row(v => walk(v, ink.student), student);
     if (changed) row(v => walk(v, ink.text), "student, changed");
     if (ends) row(v => this.dot(x + 12, v, 2.5, ink.ends), "other ends");
     row(v => this.dot(x + 12, v, 4.5, ink.text, { hollow: true, square: true }), movable ? "start (drag it)" : "start");
     row(v => this.dot(x + 12, v, 5, ink.text, { hollow: true }), movable ? "target (drag it)" : "target");
   }
 
-  drawStudent(run, frame, { to, walk, path, region }) {
-    const ink = this.ink_, g = this.g, poke = run.poke && frame === last(run.frames) && run.poke.step === frame.step && run.poke.path ? run.poke : null;
+  drawStudent(run, newest, frame, poke, { to, walk, path, region }) {
+    const ink = this.ink_, g = this.g;
     const shown = poke ?? frame, points = walk(shown.path), start = to(...shown.start), target = to(...shown.target);
-    if (poke) { g.globalAlpha = 0.35; this.line(walk(frame.path), ink.student, 1.5, [3, 4]); g.globalAlpha = 1; }
+    if (poke && frame === newest) { g.globalAlpha = 0.35; this.line(walk(frame.path), ink.student, 1.5, [3, 4]); g.globalAlpha = 1; }
     const color = poke ? ink.text : ink.student;
     this.line(points, color, 2.2, [6, 3]);
     points.forEach(([x, y]) => this.dot(x, y, 3, color, { square: true }));
@@ -673,7 +722,7 @@ class View {
     const ink = this.ink_, g = this.g;
     const title = "distance to target, all dimensions", aside = "1: as far as the start; its square is the loss";
     this.heading(r, [title, "distance to target"], 12, this.wide(title, 12, true) + this.wide(aside, 11) + 12 < r.w ? aside : "");
-    const poke = run.poke?.distance && frame === last(run.frames) && run.poke.step === frame?.step ? run.poke : null, f = poke ?? frame;
+    const poke = poked(run, frame), f = poke ?? frame;
     const in_ = { x: r.x + 34, y: r.y + 20, w: r.w - 142, h: r.h - 36 };
     g.strokeStyle = ink.line; g.lineWidth = 1; g.strokeRect(in_.x, in_.y, in_.w, in_.h);
     if (!f?.distance) return;
@@ -695,8 +744,8 @@ class View {
     this.regions.push({ kind: "strip", ...r, k: x => clamp(Math.round((x - in_.x) / in_.w * n), 0, n) });
   }
 
-  atlas(frame) {  // all images side by side, at one pixel a pixel
-    if (this.atlas_?.frame === frame) return this.atlas_.canvas;
+  atlas(frame, index) {  // all images side by side, at one pixel a pixel
+    if (this.atlases[index]?.frame === frame) return this.atlases[index].canvas;
     const [n, h, w, c] = frame.images.shape, canvas = document.createElement("canvas"), across = Math.min(n, 64);
     canvas.width = across * w; canvas.height = Math.ceil(n / across) * h;
     const g = canvas.getContext("2d"), pixels = g.createImageData(canvas.width, canvas.height), out = pixels.data, from = frame.images;
@@ -705,7 +754,7 @@ class View {
       out[b] = from[a]; out[b + 1] = from[a + (c > 1 ? 1 : 0)]; out[b + 2] = from[a + (c > 1 ? 2 : 0)]; out[b + 3] = 255;
     }
     g.putImageData(pixels, 0, 0);
-    if (this.store.runs.length === 1) this.atlas_ = { frame, canvas };
+    this.atlases[index] = { frame, canvas };
     return canvas;
   }
 
@@ -736,7 +785,7 @@ class View {
     this.imagesHeading(run, frame, r, begin ? ", as they begin" : "", norms ? `bar: gradient by student step ${k}, of the largest` : "");
     if (!frame) { this.text(hint, r.x, r.y + 38, { color: ink.faint }); return; }
     const [n, h, w] = frame.images.shape, box = { x: r.x, y: r.y + 22, w: r.w, h: r.h - 24 };
-    const { columns, zw, zh, pitch, rise } = this.tiling(frame.images.shape, box), across = Math.min(n, 64), left = box.x, atlas = this.atlas(frame);
+    const { columns, zw, zh, pitch, rise } = this.tiling(frame.images.shape, box), across = Math.min(n, 64), left = box.x, atlas = this.atlas(frame, index);
     const place = i => [left + (i % columns) * pitch, box.y + Math.floor(i / columns) * rise];
     const size = frame.batches?.shape[1], batch = k && frame.batches ? new Set(frame.batches.subarray((k - 1) * size, k * size)) : null;
     const most = norms ? norms.reduce((a, b) => Math.max(a, b), 1e-30) : 1;
@@ -744,7 +793,7 @@ class View {
       const [x, y] = place(i);
       g.globalAlpha = batch && !batch.has(i) ? 0.22 : 1;
       g.drawImage(atlas, (i % across) * w, Math.floor(i / across) * h, w, h, x, y, zw, zh);
-      const painted = this.isLatest(run) && this.painted.get(this.keyOf(index, i));
+      const painted = this.isLatest(run) && run.painted.get(i);
       if (painted) g.drawImage(this.overlay(painted, frame.images.shape), x, y, zw, zh);
       g.globalAlpha = 1;
       const used = k && (!batch || batch.has(i));
@@ -770,7 +819,7 @@ class View {
     const titles = [`${loss}, log scale (thick: running mean)`, `${loss}, log scale`, `${loss}, log`, "loss, log"];
     panel(0, ink.loss, titles.slice(+many), column(1), true, short);
     panel(1, ink.text, ["student learning rate", "student lr"], column(2), false, short);
-    const percent = v => `${(100 * v).toFixed(1)} %`, accuracy = runs.map(run => run.accuracy);
+    const accuracy = runs.map(run => run.accuracy);
     if (withAccuracy(runs)) panel(2, ink.accuracy, ["validation accuracy", "accuracy"], accuracy, false, percent, every ? `every ${every} meta-steps` : "");
     if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + place(0).h - 24 - 13 * (runs.length - 1 - i), { color: styles(ink.loss)[i][0], size: 11 }));
   }
@@ -829,8 +878,8 @@ class View {
     this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
     const kept = `Kept${run.status.word === "finished" ? "" : ": the next meta-step starts from it"}.`;
     this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, purple: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
-      (!canPaint ? "" : !live ? "Press Live to paint." : s?.kept ? kept : "Paint on the left image: the student's path is computed again.");
-    for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && this.paintedOf(this.open.run).some(t => !t.kept));
+      (!canPaint ? "" : !live ? "Press Live to paint." : s && !s.changed ? kept : "Paint on the left image: the student's path is computed again.");
+    for (const b of [this.keepButton, this.undoButton]) b.disabled = !(canPaint && live && [...run.painted.values()].some(t => t.changed));
     this.brush.hidden = c > 1; this.colour.hidden = c === 1; this.big.style.cursor = canPaint && live ? "crosshair" : "default";
     this.brush.parentElement.hidden = !canPaint;
   }
@@ -838,7 +887,7 @@ class View {
   words() {
     const { runs } = this.store, run = runs[0], d = this.root.dataset;
     if (!run) { this.status.textContent = "waiting for the kernel"; return; }
-    const frame = this.frame(run), s = run.status, latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
+    const frame = this.frame(run), s = (runs.find(r => r.status.running) ?? run).status, latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
     const parts = [`meta-step ${s.step ?? latest}${s.total ? ` of ${s.total}` : ""}`];
     const gone = this.store.gone ? "the kernel has gone: run the cell again" : "";
     if (s.running) parts.push(`${(s.rate ?? 0).toFixed(1)} steps/s`);
@@ -850,8 +899,9 @@ class View {
       if (f) parts.push(`${runs.length > 1 ? `${each.info.name} ` : ""}loss ${short(f.loss)}`, `student lr ${short(f.lr)}`);
     }
     if (frame?.expert != null) parts.push(`expert ${frame.expert} from epoch ${frame.epoch}`);
-    if (s.pinned) parts.push("segment held");
-    if (run.poke && frame && run.poke.step === frame.step && run.poke.loss != null) parts.push(`changed: loss ${short(frame.loss)} → ${short(run.poke.loss)}`);
+    const pinned = runs.some(r => r.status.pinned), poke = poked(run, frame);
+    if (pinned) parts.push("segment held");
+    if (poke) parts.push(`changed: loss ${short(frame.loss)} → ${short(poke.loss)}`);
     this.status.textContent = parts.join("  ·  ");
     const say = (where, text) => { if (where.textContent !== text) where.textContent = text; };  // or it is read aloud again
     say(this.error, gone || error || "");
@@ -880,12 +930,12 @@ class View {
     const share = norms ? sum(norms.subarray((k - 1) * images, k * images)) / sum(norms) : null;
     const part = share == null ? "" : `: ${(100 * share).toFixed(0)} % of the gradient`;
     this.kText.textContent = k == null ? `${n} student steps` : `step ${k} of ${n}${part}`;
-    this.sweepButton.hidden = !run.info.can.includes("sweep"); this.freeButton.hidden = !s.pinned;
+    this.sweepButton.hidden = !run.info.can.includes("sweep"); this.freeButton.hidden = !pinned;
     this.drawChips(run);
     this.nameSliders();
     if (shown !== +d.shown) this.drawn += 1;
     Object.assign(d, { shown, latest, frames: run.frames.length, points: run.points.length, live: +(this.cursor == null && this.peek == null), k: k ?? "", expert: this.plane ?? "",
-                       image: this.open?.image ?? "", drawn: this.drawn, running: +!!s.running, loss: frame?.loss ?? "", poke: run.poke?.step === shown ? run.poke.loss ?? "" : "", pinned: +!!s.pinned,
+                       image: this.open?.image ?? "", drawn: this.drawn, running: +!!s.running, loss: frame?.loss ?? "", poke: poke?.loss ?? "", pinned: +pinned,
                        error: gone || error || "", inside: run.inside?.step ?? "", share: share ?? "", runs: runs.length, width: this.canvas.width });
     d.marks = JSON.stringify(this.regions.find(q => q.marks)?.marks ?? null);
   }
@@ -903,16 +953,19 @@ class View {
   }
 
   drawChips(run) {
-    const experts = [...run.planes.keys()].sort((a, b) => a - b), key = experts.join() + this.locked + this.plane;
+    const experts = [...run.planes.keys()].sort((a, b) => a - b), key = experts.join();
     this.chips.hidden = experts.length < 2;
-    if (key === this.chipKey) return;
-    this.chipKey = key;
-    this.chips.replaceChildren();
-    element("span", this.chips, { class: "mtt-lead" }, "plane of expert");
-    for (const e of [null, ...experts]) {
-      const b = element("button", this.chips, { type: "button", "aria-pressed": String(e === this.locked), title: e == null ? "follow the run" : `stay with expert ${e}` }, e == null ? "any" : String(e));
-      b.onclick = () => { this.locked = e; this.redraw(); };
+    if (key !== this.chipKey) {
+      this.chipKey = key;
+      this.chips.replaceChildren();
+      element("span", this.chips, { class: "mtt-lead" }, "plane of expert");
+      for (const e of [null, ...experts]) {
+        const b = element("button", this.chips, { type: "button", title: e == null ? "follow the run" : `stay with expert ${e}` }, e == null ? "any" : String(e));
+        b.onclick = () => { this.locked = e; this.redraw(); };
+      }
     }
+    const pressed = experts.indexOf(this.locked) + 1;  // 0: any
+    this.chips.querySelectorAll("button").forEach((b, i) => b.setAttribute("aria-pressed", String(i === pressed)));
   }
 }
 

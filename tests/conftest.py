@@ -1,4 +1,5 @@
 "One JupyterLab, one Voila and one Chromium for all browser tests: loopback only, no token, no network. Skipped where one is missing."
+import base64
 import contextlib
 import importlib.util
 import json
@@ -179,6 +180,48 @@ class Lab:
         canvas.wait_for(state="visible")  # JupyterLab may be about to lay the output out anew
         return canvas.bounding_box()
     def marks(self): return json.loads(self.data["marks"])
+
+
+HOST = """async code => {
+  const { default: make } = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+  const heard = {}, asked = window.asked = [], widget = make();
+  const model = { on: (name, f) => { heard[name] = f }, send: (content, _, buffers = []) => asked.push([content, buffers.map(b => [...new Uint8Array(b)])]) };
+  window.hear = (content, ...arrays) => heard["msg:custom"](content, arrays.map(a => new DataView(a.buffer)));
+  window.show = () => { const el = document.createElement("div"); document.body.append(el); const end = widget.render({ model, el }); return () => { end(); el.remove() } };
+  widget.initialize({ model });
+  window.close = show();
+}"""
+
+
+class Desk(Lab):
+    "The page of a `Live` of this process: no server between them, and a message goes when the test says so"
+
+    def __init__(self, page, live):
+        self.live, self.told = live, []
+        live.view.send = lambda content, buffers=(): self.told.append([content, [base64.b64encode(b).decode() for b in buffers]])
+        page.set_content("<body></body>")
+        page.add_style_tag(content=live.view._css)
+        page.evaluate(HOST, (pathlib.Path(sys.modules["mtt_nb"].__file__).with_name("live.js")).read_text(encoding="utf-8"))
+        super().__init__(page)
+        self.talk()
+
+    def tell(self, *messages):
+        self.page.evaluate("all => { for (const [m, buffers] of all) hear(m, ...buffers.map(b => Uint8Array.from(atob(b), c => c.charCodeAt(0)))) }", messages)
+
+    def talk(self):
+        "Until neither has anything to say, and all is drawn; the data attributes"
+        while True:
+            asked = self.page.evaluate("() => asked.splice(0)")
+            for content, buffers in asked: self.live._asked(None, content, [memoryview(bytes(b)) for b in buffers])
+            told, self.told = self.told, []
+            if not asked and not told: break
+            self.tell(*told)
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))))")
+        return self.data
+
+    def keys(self, *names):
+        for name in names: self.page.keyboard.press(name)
+        return self.talk()
 
 
 @contextlib.contextmanager

@@ -1,16 +1,19 @@
 "The live lab in JupyterLab and in Voila, with a browser that presses everything and looks at what is drawn."
 import json
+import math
 import sys
 import time
 
 import psutil
 import pytest
-from conftest import Lab, command_page
+from conftest import Desk, Lab, command_page
 from mtt_nb.data import load
-from mtt_nb.distill import MTT, PRESETS
+from mtt_nb.distill import MTT, MTTConfig, PRESETS
 from mtt_nb.experts import record_experts
 from mtt_nb.history import Recorder
+from mtt_nb.live import Live
 from mtt_nb.models import build
+from test_live import Plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one after another")]  # they share a server and a browser
 
@@ -467,3 +470,185 @@ def test_the_lab_command(page, tmp_path):
         lab.root.locator(".mtt-canvas").focus()
         key(page, "Home")
         lab.wait("d.shown === '1'")
+
+
+# the page alone, with the lab in this process
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory):
+    data = load("digits")
+    buffer = record_experts(data, build("mlp", data.shape, data.n_classes, width=16), tmp_path_factory.mktemp("experts"), n=2, epochs=8, lr=0.05, batch_size=128)
+    config = MTTConfig(ipc=1, iterations=5000, syn_steps=5, expert_epochs=2, max_start_epoch=4, lr_img=10, lr_teacher=0.1, augment="none")
+    return lambda: MTT(config, data, buffer)
+
+
+def test_a_long_run_can_be_looked_at_from_its_beginning(page):
+    desk = Desk(page, Live(Plain))
+    page.evaluate("""() => { for (let step = 1; step <= 9000; step++)
+        hear({ kind: "tick", run: 0, frames: [{ step, loss: 1, lr: 1, images: { buffer: 0, dtype: "uint8", shape: [1, 1, 1, 1] } }],
+               points: { buffer: 1, dtype: "float64", shape: [1, 3] } }, new Uint8Array(1), new Float64Array([step, 1, 1])) }""")
+    data = desk.talk()
+    assert int(data["frames"]) <= 300 and int(data["points"]) <= 4000 and data["latest"] == "9000"
+    desk.root.locator(".mtt-canvas").focus()
+    desk.keys("Home")
+    steps = [int(desk.keys("ArrowRight")["shown"]) for _ in range(10)]
+    assert len(set(b - a for a, b in zip(steps, steps[1:], strict=False))) == 1 and steps[0] <= 32, steps  # evenly, however often the page had to drop some
+    desk.root.locator(".mtt-scrub").focus()
+    assert int(desk.keys("ArrowRight")["shown"]) == 2 * steps[-1] - steps[-2]  # the slider moves to where there is something to see
+
+
+def test_large_frames_are_bounded_in_bytes(page):
+    desk = Desk(page, Live(Plain))
+    page.evaluate("""() => { for (let step = 1; step <= 8; step++)
+        hear({ kind: "tick", run: 0, frames: [{ step, loss: 1, lr: 1, images: { buffer: 0, dtype: "uint8", shape: [1, 2000, 2000, 3] } }] }, new Uint8Array(12e6)) }""")
+    data = desk.talk()
+    assert data["frames"] == "4" and data["shown"] == "8"
+
+
+def test_a_replay_that_crosses_with_a_tick_is_complete(page):
+    live = Live(Plain, fps=math.inf)
+    desk = Desk(page, live)
+    live.run(20)
+    desk.talk()
+    live._replay()
+    replay, desk.told = desk.told, []
+    live.run(1)
+    desk.tell(replay[0], *desk.told, *replay[1:])
+    desk.told = []
+    data = desk.talk()
+    assert (data["frames"], data["points"], data["shown"]) == ("21", "21", "21")
+
+
+def test_numbers_that_are_not_finite_are_shown(page):
+    class Wild(Plain):
+        def step(self):
+            state = super().step()
+            state.loss, state.lr = math.inf, math.nan
+            return state
+    live = Live(Wild, fps=math.inf)
+    desk = Desk(page, live)
+    live.run(3)
+    assert desk.talk()["shown"] == "3"
+    assert "loss not finite" in desk.status() and "lr not finite" in desk.status()
+
+
+def stroke(desk, *places):
+    "With the brush, through these parts of the large image"
+    page = desk.page
+    page.wait_for_timeout(50)  # the panel has been brought into view
+    box = desk.root.locator(".mtt-big").bounding_box()
+    places = [[box["x"] + x * box["width"], box["y"] + y * box["height"]] for x, y in places]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]: page.mouse.move(*place)
+    page.mouse.up()
+
+
+def test_what_is_painted_is_in_both_views_and_in_the_run(make, page):
+    live = Live(make, fps=math.inf)
+    desk = Desk(page, live)
+    page.evaluate("() => show()")
+    live.run(1)
+    desk.talk()
+    run, second, data = live.runs[0], page.locator(".mtt").nth(1), live.driver.distiller.data
+    def rows(image): return (data.to_display(image[None])[0, 0] > 0.999).all(1).int().tolist()
+    desk.root.locator(".mtt-canvas").focus()
+    desk.keys("]")
+    for y in (0.1, 0.3, 0.6): stroke(desk, (0.05, y), (0.95, y))  # the second and the third while the first is not answered
+    page.keyboard.press("]")
+    desk.talk()
+    assert rows(run.edits[0]) == [1, 0, 1, 0, 1, 0, 0, 0]
+    page.keyboard.press("[")
+    stroke(desk, (0.05, 0.9), (0.95, 0.9))
+    stroke(desk, (0.05, 0.8), (0.95, 0.8))
+    desk.root.locator(".mtt-keep").click()  # before an answer
+    desk.talk()
+    assert rows(live.driver.distiller.images.detach()[0]) == [1, 0, 1, 0, 1, 0, 1, 1]
+    second.locator(".mtt-canvas").focus()
+    desk.keys("]")
+    white = "c => [...c.getContext('2d').getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0).filter(v => v === 255).length"
+    assert second.locator(".mtt-big").evaluate(white) >= 40  # the other view shows it
+    desk.root.locator(".mtt-next").click()
+    stroke(desk, (0.5, 0.5))
+    desk.talk()
+    assert set(run.edits) == {0, 1}
+    second.locator(".mtt-undo").click()
+    desk.talk()
+    assert set(run.edits) == {0} and second.locator(".mtt-big").evaluate(white) >= 40  # what was kept stays
+    assert desk.root.locator(".mtt-undo").is_disabled()
+    desk.root.locator(".mtt-sweep").click()
+    assert desk.talk()["k"] != "" and second.get_attribute("data-k") == ""  # in the view that asked
+
+
+def test_a_segment_is_held_and_shown_where_it_lies(make, page):
+    live = Live(make, fps=math.inf)
+    desk = Desk(page, live)
+    live.run(12)
+    desk.talk()
+    box, (x, y) = desk.box(), desk.marks()["start"]
+    def press():
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        page.mouse.down()
+        page.mouse.up()
+        return desk.talk()
+    assert press()["pinned"] == "1"
+    desk.root.locator(".mtt-free").click()
+    assert desk.talk()["pinned"] == "0" and press()["pinned"] == "1"  # the same again
+    expert = live.driver.state.segment.expert
+    live._asked(None, dict(kind="segment", expert=1 - expert, epoch=1, span=3), [])
+    data = desk.talk()
+    assert data["expert"] == str(1 - expert) and data["poke"] != ""  # the plane of the answer
+    here = desk.colours(0, 20, box["width"] * 0.54, 200)
+    chip = desk.root.locator(".mtt-chips").get_by_text(str(expert), exact=True)
+    chip.focus()
+    desk.keys("Enter")
+    assert STUDENT not in here and STUDENT in desk.colours(0, 20, box["width"] * 0.54, 200)  # here the meta-step as it was
+    assert chip.evaluate("b => b === document.activeElement && b.getAttribute('aria-pressed')") == "true"
+    page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + 50, button="right")
+    assert desk.talk()["image"] == ""
+    desk.root.locator(".mtt-canvas").focus()
+    desk.keys("]")
+    desk.root.locator(".mtt-next").focus()
+    assert desk.keys("Enter", "Enter")["image"] == "2"  # the button keeps the focus
+
+
+def test_the_second_of_two_runs(make, page):
+    live = Live(make, make, fps=math.inf)
+    desk = Desk(page, live)
+    live.run(1)
+    live._asked(None, dict(kind="segment", run=1, expert=0, epoch=1, span=2), [])
+    assert desk.talk()["pinned"] == "1"
+    desk.root.locator(".mtt-free").click()
+    assert desk.talk()["pinned"] == "0" and live.runs[1].driver.segment is None
+    live._sender(1)(kind="status", status=dict(live.runs[1].status(), running=True))
+    assert desk.talk()["running"] == "1"
+
+
+def test_full_screen_makes_room_for_a_row_that_appears(make, page):
+    live = Live(make, fps=math.inf)
+    desk = Desk(page, live)
+    desk.root.locator(".mtt-canvas").focus()
+    page.keyboard.press("f")
+    page.wait_for_function("() => document.fullscreenElement && +document.fullscreenElement.style.getPropertyValue('--mtt-scale') > 1")
+    live.run(1)  # now there are student steps
+    desk.talk()
+    assert desk.root.evaluate("e => e.scrollHeight <= e.clientHeight")
+
+
+def test_the_page_rests(make, page):
+    live = Live(make, fps=math.inf)
+    page.emulate_media(reduced_motion="reduce")
+    desk = Desk(page, live)
+    live.run(5)
+    desk.talk()
+    page.wait_for_timeout(600)
+    desk.root.locator(".mtt-canvas").focus()
+    assert [desk.keys("ArrowLeft")["shown"] for _ in range(3)] == ["4", "3", "2"]  # less motion, and yet what is asked for comes at once
+    page.evaluate("""() => { window.drawn = 0; const f = CanvasRenderingContext2D.prototype.clearRect;
+                             CanvasRenderingContext2D.prototype.clearRect = function (...a) { drawn += 1; return f.apply(this, a) } }""")
+    page.evaluate("() => { for (let i = 0; i < 5; i++) show()() }")  # views that are closed again
+    desk.talk()
+    assert page.evaluate("drawn") == 0  # and this one has no reason to
+    page.evaluate("() => window.dispatchEvent(new Event('resize'))")
+    desk.talk()
+    assert page.evaluate("drawn") == 1
