@@ -146,10 +146,7 @@ class Poking:
         pixels, mask = np.frombuffer(pixels, np.uint8).reshape(h, w, -1), np.frombuffer(mask, np.uint8).reshape(h, w)
         run.edits[image] = painted(state.images[image], pixels.copy(), mask.copy(), run.scribe.transform)
         return self.answer()
-    def undo(self) -> dict:
-        "Forget what was painted and not kept"
-        self.run.edits = dict(self.run.kept)
-        return self.answer()
+    def undo(self) -> dict: self.run.edits = dict(self.run.kept); return self.answer()
     def keep(self) -> dict:
         "Give the painted images to the distiller"
         with torch.no_grad():
