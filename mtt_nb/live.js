@@ -16,7 +16,7 @@ function unpack(x, buffers) {
 
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 const last = list => list[list.length - 1];
-const finite = format => x => Number.isFinite(x) ? format(x) : "not finite";  // which is null in a frame
+const finite = format => x => Number.isFinite(x) ? format(x) : "not finite";  // messages have null in its place
 const short = finite(x => x === 0 ? "0" : Math.abs(x) >= 1e4 || Math.abs(x) < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3)));
 const percent = finite(x => `${(100 * x).toFixed(1)} %`);
 
@@ -242,6 +242,7 @@ class View {
     this.fullButton.onclick = () => this.fill();
     this.root.addEventListener("pointerdown", e => { if (e.target !== this.playButton) this.stop(); }, true);
     this.scrub.oninput = () => { this.cursor = +this.scrub.value; this.k = null; this.redraw(); };
+    this.scrub.onchange = () => { if (this.cursor >= this.latest()) this.goLive(); };  // at its end it follows the run, as the curves do
     this.kScrub.oninput = () => { this.calm(); this.k = +this.kScrub.value; this.redraw(); };
     this.sweepButton.onclick = () => this.sweep();
     this.backButton.onclick = () => { this.send({ kind: "undo_reset" }); this.canvas.focus({ preventScroll: true }); };  // it goes away
@@ -334,8 +335,8 @@ class View {
     const inside = e.shiftKey, act = {
       ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
       Home: () => this.move(-1e9), End: () => this.goLive(), Escape: () => this.open ? this.show(null) : this.goLive(),
-      " ": () => this.send({ kind: "toggle" }), s: () => this.send({ kind: "step" }),
-      "[": () => this.next(-1), "]": () => this.next(1), f: () => this.fill(),
+      " ": () => e.repeat || this.send({ kind: "toggle" }), s: () => this.send({ kind: "step" }),
+      "[": () => this.next(-1), "]": () => this.next(1), f: () => e.repeat || this.fill(),
       ",": () => this.shift(-1, 0), ".": () => this.shift(1, 0), "<": () => this.shift(0, -1), ">": () => this.shift(0, 1),
     }[e.key];
     if (e.target.tagName === "BUTTON" && e.key === " ") return;

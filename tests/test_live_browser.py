@@ -495,6 +495,7 @@ def test_a_long_run_can_be_looked_at_from_its_beginning(page):
     assert len(set(b - a for a, b in zip(steps, steps[1:], strict=False))) == 1 and steps[0] <= 32, steps  # evenly, however often the page had to drop some
     desk.root.locator(".mtt-scrub").focus()
     assert int(desk.keys("ArrowRight")["shown"]) == 2 * steps[-1] - steps[-2]  # the slider moves to where there is something to see
+    assert desk.keys("End")["live"] == "1"
 
 
 def test_large_frames_are_bounded_in_bytes(page):
