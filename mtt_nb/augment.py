@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from .data import plain
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'OPERATIONS', 'NEUTRAL', 'GEOMETRIC', 'MAGNITUDES', 'adjust_color', 'hole', 'warp_by_hand', 'warp',
@@ -142,7 +143,8 @@ class Strategy:
             if name not in MAGNITUDES: raise ValueError(f"unknown magnitude {name!r}: known are {', '.join(MAGNITUDES)}")
             low, high = 1 if name == "scale" else 0, 1 if name in ("crop", "cutout", "flip") else math.inf
             if not low <= value <= high: raise ValueError(f"magnitude {name}={value}: must lie between {low} and {high}")
-        self.strategy, self.operations, self.mode, self.magnitudes = strategy, operations, mode, {**MAGNITUDES, **magnitudes}
+        self.strategy, self.operations, self.mode = strategy, operations, mode
+        self.magnitudes = {**MAGNITUDES, **{k: plain(v) for k, v in magnitudes.items()}}
 
     @property
     def options(self) -> dict:

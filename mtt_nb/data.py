@@ -20,9 +20,14 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['LOADERS', 'TRANSFORMS', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise',
+__all__ = ['LOADERS', 'TRANSFORMS', 'plain', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise',
            'blocks', 'ZCA', 'Streamed', 'ImageData', 'require_counts', 'drop_partials', 'fingerprint', 'balanced',
            'make_data', 'load']
+
+# %% ../nbs/01_data.ipynb #d23c09ba
+def plain(x):
+    "A number of NumPy's or PyTorch's as Python's own, which JSON can hold; anything else as it is"
+    return x.item() if hasattr(x, "item") else x
 
 # %% ../nbs/01_data.ipynb #e678fed5
 def seeded(
@@ -30,8 +35,7 @@ def seeded(
     device="cpu",  # where the numbers are drawn; a GPU draws different numbers from a CPU
 ) -> torch.Generator:
     "A random generator of its own for each list of keys: same keys, same numbers; the global generator is left alone"
-    keys = tuple(k.item() if hasattr(k, "item") else k for k in keys)  # NumPy's 3 and PyTorch's 3 are 3
-    digest = hashlib.sha256(repr(keys).encode()).digest()
+    digest = hashlib.sha256(repr(tuple(map(plain, keys))).encode()).digest()  # NumPy's 3 and PyTorch's 3 are 3
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 # %% ../nbs/01_data.ipynb #1f0d4e65
@@ -98,7 +102,7 @@ def digits(root: Path | None = None) -> Raw:
     return Raw(x[train], y[train], x[test], y[test], tuple("0123456789"))
 
 # %% ../nbs/01_data.ipynb #ec627be2
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transform:
     "An invertible affine map of images; its fields are tensors, so that it can be stored with what was made in its space"
     kind = "identity"
@@ -107,7 +111,7 @@ class Transform:
     def tensors(self) -> dict[str, Tensor]: return {f.name: getattr(self, f.name) for f in fields(self)}
     def to(self, device) -> Transform: return type(self)(**{k: t.to(device) for k, t in self.tensors().items()})
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Normalise(Transform):
     "z = (x - mean) / std, channel by channel; a channel without variance is only shifted"
     mean: Tensor  # [C]
@@ -127,7 +131,7 @@ def blocks(x: Tensor, numbers=2**22) -> tuple[Tensor, ...]:
     return x.split(max(1, numbers // max(1, x.shape[1:].numel())))
 
 # %% ../nbs/01_data.ipynb #2ba93666
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ZCA(Transform):
     "z = (x - mean) W, where W is U (S + eps)^(-1/2) U^T from the covariance U S U^T of the flattened images [n,D]"
     mean: Tensor     # [C,H,W]
@@ -148,7 +152,7 @@ class ZCA(Transform):
         mean = sum(b.double().sum(0) for b in flat) / len(x)
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=x.device)
         for b in flat: centred = b.double() - mean; covariance.addmm_(centred.T, centred)
-        s, u = torch.linalg.eigh(covariance / (len(x) - 1))
+        s, u = torch.linalg.eigh(covariance / max(len(x) - 1, 1))  # a single image has no variance
         scale = (s.clamp_min(0) + eps).sqrt()
         whiten, colour = (u / scale) @ u.T, (u * scale) @ u.T
         return cls(mean.view(x.shape[1:]).to(x), whiten.to(x), colour.to(x))
@@ -168,8 +172,8 @@ class Streamed:
     def __getitem__(self, which) -> Tensor:
         "Images [...,C,H,W] by index: a slice, or a tensor of any shape"
         rows = self.rows[which.cpu() if isinstance(which, Tensor) else which]
-        x = self.raw[rows.flatten()].to(self.device)  # bytes are moved, a quarter of what floats would be
-        x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+        x, in_bytes = self.raw[rows.flatten()], self.raw.dtype == torch.uint8  # bytes are moved, a quarter of the floats
+        x = x.to(self.device).float().div_(255) if in_bytes else x.float().to(self.device)  # Apple's MPS has no float64
         return self.transform(x).view(*rows.shape, *self.shape[1:])
     def split(self, n: int) -> Iterator[Tensor]: return (self[i:i + n] for i in range(0, len(self), n))
     def to(self, device) -> Streamed: return Streamed(self.raw, self.rows, self.transform.to(device), device)
@@ -180,7 +184,7 @@ class Streamed:
         return (total / n).float(), ((squares - total**2 / n) / (n - 1)).clamp_min(0).sqrt().float()
 
 # %% ../nbs/01_data.ipynb #163078f1
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageData:
     "A data set: images float32 [n,C,H,W], normalised or whitened (in memory, or `Streamed`), int64 labels [n]; three parts"
     name: str
@@ -222,8 +226,7 @@ class ImageData:
 def require_counts(**numbers) -> None:
     "ValueError, by name, unless these are whole numbers of at least 1"
     for name, n in numbers.items():
-        whole = n.item() if hasattr(n, "item") else n  # NumPy's and PyTorch's numbers, too
-        if not isinstance(whole, Integral) or whole < 1: raise ValueError(f"{name} {n!r}: must be a whole number, at least 1")
+        if not isinstance(plain(n), Integral) or n < 1: raise ValueError(f"{name} {n!r}: must be a whole number, at least 1")
 
 def drop_partials(folder: Path) -> None:
     "Delete the unfinished files, .NAME.NUMBER.partial, that killed processes left in a folder an hour ago or earlier"
@@ -246,17 +249,19 @@ def fingerprint(
 # %% ../nbs/01_data.ipynb #e672083d
 def _checked(x, y, n_classes: int, part: str) -> tuple[Tensor, Tensor]:
     "Images and labels [int64] as tensors, or an error that says what is wrong"
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = torch.as_tensor(x).cpu(), torch.as_tensor(y).cpu()
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         hint = {3: "; x[:, None] adds a grey channel", 4: "; permute(0, 3, 1, 2) moves the last axis there"}.get(x.ndim, "")
         raise ValueError(f"{part} images of shape {tuple(x.shape)}: must be [n,C,H,W] with C 1 or 3{hint}")
     if y.shape != x.shape[:1]: raise ValueError(f"{part}: {len(x)} images but labels of shape {tuple(y.shape)}: must be [n]")
     if y.is_floating_point(): raise ValueError(f"{part} labels of type {y.dtype}: must be whole numbers")
+    y = y.long()
     if len(y) and not 0 <= y.min() <= y.max() < n_classes:
         raise ValueError(f"{part} labels from {y.min()} to {y.max()}: must lie in 0..{n_classes - 1} for {n_classes} classes")
+    if x.dtype != torch.uint8 and not x.is_floating_point(): x = x.float()
     if x.dtype != torch.uint8 and x.numel() and not (0 <= x.min() and x.max() <= 1):
         raise ValueError(f"{part} pixels from {x.min():.3g} to {x.max():.3g}: must be uint8, or floats in [0,1] (not normalised)")
-    return x, y.long()
+    return x, y
 
 # %% ../nbs/01_data.ipynb #47015b60
 def balanced(y: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -335,7 +340,7 @@ def make_data(
     transform = kind.fit(xs[0])
     parts = [t for x, y in zip(xs, ys) for t in (_transformed(transform, x), y)]
     options = dict(zca=zca, val_fraction=val_fraction, seed=seed, limit=limit)
-    return ImageData(name, *parts, classes, transform, made_of, options).to(device)
+    return ImageData(name, *parts, classes, transform, made_of, {k: plain(v) for k, v in options.items()}).to(device)
 
 # %% ../nbs/01_data.ipynb #1b32ad12
 def load(
@@ -355,7 +360,7 @@ def load(
         for module in ("datasets", "folders"): import_module(f"mtt_nb.{module}")
     if name not in LOADERS:
         raise ValueError(f"unknown data set {name!r}: known are {', '.join(sorted(LOADERS))}; use make_data for your own images")
-    sized = {} if size is None else {"size": size}
+    sized = {} if size is None else {"size": plain(size)}
     if sized and "size" not in inspect.signature(LOADERS[name]).parameters:
         raise ValueError(f"size {size}: the images of {name} have a fixed size; leave it out")
     raw = LOADERS[name](None if root is None else Path(root).expanduser(), **sized)

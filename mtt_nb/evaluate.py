@@ -68,7 +68,7 @@ def train_networks(
     own = torch.arange(len(x), device=x.device).expand(nets, -1) if own is None else own
     velocity, second_half = torch.zeros_like(thetas), (epochs + 1) // 2 * math.ceil(own.shape[1] / batch_size)
     orders = (own.gather(1, torch.rand(own.shape, generator=g, device=x.device).argsort(1)) for _ in range(epochs))
-    batches = (batch for order in orders for batch in order.split(batch_size, 1))
+    batches = (batch for order in orders for batch in order.split(int(batch_size), 1))
     for i, (xb, yb) in enumerate(augmented(x, y, batches, augment, g, rows)):
         if i == second_half: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
         thetas, velocity = step(thetas, velocity, xb, yb, lr)

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from . import __version__
 from .augment import DSA, augmented, require_dsa
-from .data import ImageData, drop_partials, require_counts, seeded
+from .data import ImageData, drop_partials, plain, require_counts, seeded
 from .models import FlatModel, forward_blocks, rebuilt, require_known, training_loss
 from .speed import fast, repeatable
 
@@ -39,7 +39,7 @@ def epoch_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     "All images in random order, augmented, batch by batch"
     order = torch.randperm(len(x), generator=generator, device=generator.device)
-    return augmented(x, y, order.split(batch_size), augment, generator)
+    return augmented(x, y, order.split(int(batch_size)), augment, generator)
 
 # %% ../nbs/04_experts.ipynb #61add8b0
 def sgd_step(model, theta: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -309,7 +309,7 @@ class ExpertBuffer(_Recording):
     def at(self, expert: int, epoch: int, span: int) -> Segment:
         "The segment of one expert from `epoch` (t) to `epoch + span` (t + M); ValueError as `theta`, and for a span below 1"
         if span < 1: raise ValueError(f"span {span}: must be at least 1; a segment of no length has nothing to match")
-        return Segment(expert, epoch, self.theta(expert, epoch), self.theta(expert, epoch + span))
+        return Segment(plain(expert), plain(epoch), self.theta(expert, epoch), self.theta(expert, epoch + span))
 
     def segment(
         self,

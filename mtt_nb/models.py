@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib import import_module
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from .data import blocks
+from .data import blocks, plain
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
@@ -128,12 +129,13 @@ def build(
 ) -> nn.Module:
     "Build a network by name; `module.spec` says how, so that files can store it and `build(**spec)` repeats it"
     if name not in NETWORKS: import_module("mtt_nb.networks")  # the larger ones, which register themselves
-    network, shape = choose(NETWORKS, name, "network"), tuple(shape)
+    network, shape, n_classes = choose(NETWORKS, name, "network"), tuple(map(plain, shape)), plain(n_classes)
     options = {k: p.default for k, p in list(inspect.signature(network).parameters.items())[2:]}  # all but shape, n_classes
     unknown = ", ".join(map(repr, kw.keys() - options))
     if unknown: raise ValueError(f"{name} has no option {unknown}: its options are {', '.join(options) or 'none'}")
     if len(shape) != 3 or min(shape) < 1 or n_classes < 1:
         raise ValueError(f"images of shape {shape} in {n_classes} classes: give C, H, W and n_classes, each at least 1")
+    kw = {k: plain(v) for k, v in kw.items()}
     _require_memory(network, shape, n_classes, kw)
     with torch.random.fork_rng(devices=[]): module = network(shape, n_classes, **kw)  # leaves the global generator as it was
     module.spec = dict(name=name, shape=list(shape), n_classes=n_classes, **{**options, **kw})
@@ -179,12 +181,15 @@ def _refuse(module: nn.Module) -> None:
     if next(module.parameters(), None) is None: raise ValueError(f"{type(module).__name__} has no parameters to learn")
 
 # %% ../nbs/03_models.ipynb #ccecd40f
+_LENT = threading.RLock()  # of several threads one at a time: else one would compute with the parameters of another
+
 class FlatModel:
     "A network as a function of a point in parameter space: `model(theta, x)`, with all its `n_params` parameters in one vector"
     def __init__(self, module: nn.Module):
         if isinstance(module, FlatModel): module = module.module
-        _refuse(module)
-        self.module = copy.deepcopy(module)  # a shell: its own parameters are never used
+        with _LENT:
+            _refuse(module)
+            self.module = copy.deepcopy(module)  # a shell: its own parameters are never used
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
         self.sizes = [s.numel() for s in self.shapes.values()]
         self.n_params = sum(self.sizes)
@@ -195,7 +200,7 @@ class FlatModel:
     def init(self, generator: torch.Generator) -> Tensor:
         "A random starting point [P], drawn by every layer's own rule from `generator`, on its device"
         if not isinstance(generator, torch.Generator): raise ValueError(f"init({generator!r}): give a generator, as seeded(0)")
-        module = copy.deepcopy(self.module).to(generator.device)
+        with _LENT: module = copy.deepcopy(self.module).to(generator.device)
         with torch.no_grad(), _DrawFrom(generator): _redraw(module)
         return torch.cat([p.detach().flatten() for p in module.parameters()])
 
@@ -210,11 +215,12 @@ class FlatModel:
         shape = self.spec.get("shape")
         if shape and list(x.shape[1:]) != shape:
             raise ValueError(f"images {tuple(x.shape)}: this {self.spec['name']} was built for [B,{','.join(map(str, shape))}]")
-        return functional_call(self.module, self.unflatten(theta), (x,))
+        with _LENT: return functional_call(self.module, self.unflatten(theta), (x,))
 
     def to(self, device) -> FlatModel:
         "Move the network's constant buffers, where it has any; theta brings the parameters"
-        self.module.to(device); return self
+        with _LENT: self.module.to(device)
+        return self
 
     def __repr__(self): return f"FlatModel({self.spec['name']}, {self.n_params:,} parameters)"
 
@@ -279,7 +285,7 @@ def features(
     theta, out = model.unflatten(theta), []
     for name, layer in list(model.module.named_children())[:-1]:
         own = {k.removeprefix(f"{name}."): p for k, p in theta.items() if k.startswith(f"{name}.")}
-        x = functional_call(layer, own, (x,))
+        with _LENT: x = functional_call(layer, own, (x,))
         if type(layer).__module__ == nn.ReLU.__module__: out.append(x.flatten(1))  # where PyTorch keeps its activations
     return out + [x.flatten(1)]
 

@@ -9,7 +9,7 @@ import torch
 from mtt_nb.augment import DSA, part
 from mtt_nb.bench import errors, inputs, package_step, peak_growth, reference_step
 from mtt_nb.cli import main
-from mtt_nb.data import load, seeded
+from mtt_nb.data import Raw, load, make_data, seeded
 from mtt_nb.distill import MTT, MTTConfig
 from mtt_nb.driver import Driver
 from mtt_nb.evaluate import evaluate, train_networks
@@ -69,6 +69,12 @@ def apart(a, b): return ((a.double().cpu() - b.double().cpu()).norm() / b.double
 def test_all_variants_agree_in_float64(shape, batch, steps, width):
     for name, error in errors(shape, batch, steps, width, DEVICE, ("reference", "constant", "replayed")).items():
         assert error < (1e-12 if name.endswith("64") else 0.1), (name, error)  # a ReLU may fall on the other side in float32
+
+
+def test_own_images_may_be_on_the_gpu():
+    x, y = torch.rand(20, 1, 4, 4, device=DEVICE), torch.arange(20, device=DEVICE) % 2
+    here, there = (make_data("own", Raw(*(t.to(device) for t in (x, y, x, y)), ("a", "b")), device=DEVICE) for device in ("cpu", DEVICE))
+    assert here.fingerprint == there.fingerprint and torch.equal(here.x_train, there.x_train)
 
 
 def test_whitened_as_on_the_cpu():
