@@ -188,6 +188,18 @@ class Replayed:
         self.graph.replay()
         return tree_map_only(Tensor, torch.clone, self.outputs)
 
+# %% ../nbs/03_speed.ipynb #de9cf170
+def _switches() -> list[tuple]:
+    "What decides how CUDA rounds and whether it repeats itself: where PyTorch keeps it, and under which name"
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    renamed = (matmul, cudnn.conv, cudnn.rnn) if hasattr(cudnn, "conv") else ()  # since PyTorch 2.9, beside the old names
+    return [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "deterministic"), *((w, "fp32_precision") for w in renamed)]
+
+def _setting(where, name: str):
+    "How a switch is set; None where PyTorch refuses to say it by the old name, as somebody used the new one"
+    try: return getattr(where, name)
+    except RuntimeError: return None
+
 # %% ../nbs/03_speed.ipynb #dfdc706d
 class Fast:
     "A function of tensors alone, compiled for each set of shapes when it first meets it; on CUDA also replayed as a CUDA graph"
@@ -200,8 +212,8 @@ class Fast:
         self.f, self.made = f, {}
 
     def __call__(self, *tensors: Tensor):
-        cudnn = torch.backends.cudnn
-        key = cudnn.allow_tf32, cudnn.deterministic, *((t.shape, t.dtype, t.device) for t in tensors)
+        tensors = tuple(t.contiguous() for t in tensors)  # as views are recorded for one layout in memory
+        key = *(_setting(*switch) for switch in _switches()), *((t.shape, t.dtype, t.device) for t in tensors)
         if key not in self.made: self.made[key] = self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)
 
@@ -223,12 +235,12 @@ ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switc
 @contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
     "Within it CUDA takes algorithms that give the same bits each time, and rounds factors to TF32 only where allowed"
-    switches = [(torch.backends.cuda.matmul, "allow_tf32", tf32), (torch.backends.cudnn, "allow_tf32", tf32),
-                (torch.backends.cudnn, "deterministic", True)]
+    wanted = {"allow_tf32": tf32, "fp32_precision": "tf32" if tf32 else "ieee", "deterministic": True}
     with ONE_AT_A_TIME if torch.cuda.is_available() else nullcontext():
-        before = [getattr(where, name) for where, name, _ in switches]
+        before = [(where, name, _setting(where, name)) for where, name in _switches()]
         try:
-            for where, name, value in switches: setattr(where, name, value)
+            for where, name, _ in before: setattr(where, name, wanted[name])
             yield
         finally:
-            for (where, name, _), value in zip(switches, before): setattr(where, name, value)
+            for where, name, value in before:
+                if value is not None: setattr(where, name, value)

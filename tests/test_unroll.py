@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from mtt_nb import speed
 from mtt_nb.models import FlatModel, build
 from mtt_nb.speed import Fast, Replayed
 from mtt_nb.unroll import unroll
@@ -92,3 +93,11 @@ def test_replayed_steps_on_a_stand_in(monkeypatch, momentum, soft):
             end, path = unroll(model, wanted[0], wanted[1], wanted[3] if soft else ys, wanted[2], momentum=momentum, compile=compile, return_path=True)
             results[compile] += [end.detach(), path, *torch.autograd.grad(end.square().sum(), wanted)]
     for ours, theirs in zip(results[True], results[False], strict=True): assert (ours - theirs).norm() <= 1e-12 * theirs.norm()
+
+
+def test_a_recording_takes_any_layout_in_memory(monkeypatch):
+    "What was recorded on images in one order of channels is right for those in another, of which a view cannot be taken"
+    monkeypatch.setattr(speed, "compiled", speed.recorded)
+    model, g = FlatModel(build("mlp", (3, 4, 4), 2, width=5)), torch.Generator().manual_seed(0)
+    theta, xs, ys = model.init(g), torch.randn(2, 5, 4, 4, 3, generator=g).permute(0, 1, 4, 2, 3), torch.randint(2, (2, 5), generator=g)
+    for x in (xs.contiguous(), xs): assert torch.allclose(unroll(model, theta, x, ys, 0.1, compile=True), unroll(model, theta, x, ys, 0.1))
