@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from .augment import DSA, require_dsa
-from .data import TRANSFORMS, ImageData, Transform, image_grid, seeded
+from .data import TRANSFORMS, ImageData, Transform, image_grid, plain, seeded
 from .experts import differences, load_tensors, save_tensors, understood
 
 # %% auto #0
@@ -127,7 +127,8 @@ def describe(data: ImageData, network: dict, augment: DSA, **more) -> dict:
     "The entries of `SyntheticSet.meta` that every method shares"
     require_dsa(augment)
     return dict(data=data.name, data_options=data.options, fingerprint=data.fingerprint, classes=list(data.classes),
-                network=network, augment=augment.strategy, augment_options=augment.options, **more)
+                network=network, augment=augment.strategy, augment_options=augment.options,
+                **{k: plain(v) for k, v in more.items()})
 
 # %% ../nbs/06_synthetic.ipynb #6411c1e1
 def random_selection(
@@ -174,6 +175,12 @@ def _pictures(synthetic: SyntheticSet, path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} already exists: name a folder that is new or empty")
     path.mkdir(parents=True, exist_ok=True)
+    try: _write_pictures(synthetic, path)
+    except BaseException:
+        for file in (*path.glob("*.png"), path / "labels.csv"): file.unlink(missing_ok=True)
+        raise
+
+def _write_pictures(synthetic: SyntheticSet, path: Path) -> None:
     pixels = (synthetic.display().cpu() * 255).round().byte().permute(0, 2, 3, 1).numpy()
     classes, rows = synthetic.meta["classes"], synthetic.labels.tolist()
     columns = ["label", "class"] if synthetic.labels.ndim == 1 else classes
@@ -198,6 +205,7 @@ def export(
 # %% ../nbs/06_synthetic.ipynb #be37b082
 def require_same_data(what: str, meta: dict, data: ImageData) -> None:
     "ValueError unless `what`, described by `meta`, was made from these data"
+    if "fingerprint" not in meta: raise ValueError(f"{what} does not say what it was made from: make its meta with describe(...)")
     if meta["fingerprint"] == data.fingerprint: return
     old, new = dict(meta.get("data_options", {}), data=meta["data"]), dict(data.options, data=data.name)
     differ = differences(old, new) or f"fingerprint {meta['fingerprint']} there, {data.fingerprint} here"
