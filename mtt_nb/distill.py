@@ -100,7 +100,7 @@ class _Students(Distiller):
         start, pixels = draws[0].segment.start, draws[0].batches[0].numel() * images[0, 0].numel()
         for draw in [stacked(draws)] if len(draws) > 1 and better_together(start[None], pixels) else draws:
             end, path = self.student(draw, images, lr)
-            yield matching_loss(end, draw.segment.start, draw.segment.target), path.flatten(1, -2)[:, 0] if end.ndim > 1 else path
+            yield matching_loss(end, draw.segment.start, draw.segment.target), path[:, 0] if end.ndim > 1 else path
 
     @property
     def about(self) -> dict:

@@ -203,10 +203,7 @@ def running_mean(
     window: int,  # how many to average: fewer at the beginning, where there are fewer
 ) -> np.ndarray:  # [n]
     "The mean of each value and those just before it"
-    total = np.cumsum(np.insert(values, 0, 0.0))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - window, 0)
-    return (total[last] - total[first]) / (last - first)
+    return np.array([values[max(0, i - window):i].mean() for i in range(1, len(values) + 1)])
 
 # %% ../nbs/11_plots.ipynb #fe774e03
 def _series(log: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
