@@ -213,7 +213,8 @@ class Fast:
 
     def __call__(self, *tensors: Tensor):
         tensors = tuple(t.contiguous() for t in tensors)  # as views are recorded for one layout in memory
-        key = *(_setting(*switch) for switch in _switches()), *((t.shape, t.dtype, t.device) for t in tensors)
+        switches = [_setting(*switch) for switch in _switches()] if tensors[0].is_cuda else ()
+        key = *switches, *((t.shape, t.dtype, t.device) for t in tensors)
         if key not in self.made: self.made[key] = self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)
 

@@ -101,3 +101,12 @@ def test_a_recording_takes_any_layout_in_memory(monkeypatch):
     model, g = FlatModel(build("mlp", (3, 4, 4), 2, width=5)), torch.Generator().manual_seed(0)
     theta, xs, ys = model.init(g), torch.randn(2, 5, 4, 4, 3, generator=g).permute(0, 1, 4, 2, 3), torch.randint(2, (2, 5), generator=g)
     for x in (xs.contiguous(), xs): assert torch.allclose(unroll(model, theta, x, ys, 0.1, compile=True), unroll(model, theta, x, ys, 0.1))
+
+
+def test_a_cpu_compiles_once_however_cuda_is_set(monkeypatch):
+    "The switches are those of all threads: a step must not be compiled anew because another thread's step has just ended"
+    monkeypatch.setattr(speed, "compiled", speed.recorded)
+    double = Fast(lambda x: 2 * x)
+    with speed.repeatable(): double(torch.ones(2))
+    double(torch.ones(2))
+    assert len(double.made) == 1
