@@ -735,6 +735,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mtt_nb.run.require_files': ('run.html#require_files', 'mtt_nb/run.py'),
                             'mtt_nb.run.resume': ('run.html#resume', 'mtt_nb/run.py'),
                             'mtt_nb.run.select': ('run.html#select', 'mtt_nb/run.py'),
+                            'mtt_nb.run.step_of': ('run.html#step_of', 'mtt_nb/run.py'),
                             'mtt_nb.run.tests_before': ('run.html#tests_before', 'mtt_nb/run.py'),
                             'mtt_nb.run.told_apart': ('run.html#told_apart', 'mtt_nb/run.py'),
                             'mtt_nb.run.write_report': ('run.html#write_report', 'mtt_nb/run.py'),

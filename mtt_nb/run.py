@@ -6,6 +6,7 @@
 from __future__ import annotations
 import json
 import math
+import os
 import platform
 import signal
 import sys
@@ -22,7 +23,7 @@ from . import __version__
 from .data import ImageData, fingerprint
 from .distiller import ALONE, Distiller, JsonLines, load_checkpoint, require_same_run, save_checkpoint
 from .evaluate import Evaluation, accuracies, evaluate, evaluate_random, full_set, shared, train_networks
-from .experts import Damaged, check_writable, differences
+from .experts import Damaged, check_writable, differences, read_meta
 from .history import History, Recorder
 from .models import FlatModel
 from .plots import plot_accuracies, plot_curves, plot_images
@@ -33,8 +34,8 @@ from .synthetic import SyntheticSet, require_same_data
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
-           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'go_on', 'keep_best', 'distil', 'select',
-           'own_name', 'write_whole', 'told_apart', 'images_per_class', 'tests_before', 'judge', 'made_with',
+           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'go_on', 'keep_best', 'distil',
+           'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'tests_before', 'judge', 'made_with',
            'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
@@ -159,6 +160,10 @@ def require_files(out: Path, steps: int) -> None:
     if validated: SyntheticSet.load(best)  # an error now, not after the last step
 
 # %% ../nbs/39_run.ipynb #856dcf67
+def step_of(file: Path) -> int:
+    "The meta-step of a set, perhaps one that a killed run kept after its last checkpoint; 0 without one"
+    return read_meta(file, "synthetic set").get("step", 0) if file.exists() else 0
+
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
     "Bring a distiller to the state of its run folder; returns the recorder that continues its history"
     require_same_data("the run", distiller.synthetic.meta, data)
@@ -204,7 +209,8 @@ def distil(
         writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
         log = JsonLines.read(out / "log.jsonl")
         saved, spent = time.monotonic(), sum(line.get("seconds", 0) for line in log)
-        def over(): return distiller.steps >= total or spent >= seconds
+        ahead = step_of(out / "distilled.safetensors")
+        def over(): return distiller.steps >= ahead and (distiller.steps >= total or spent >= seconds)
         def validate():
             seen = look(distiller.synthetic, data, protocol, distiller.model, ranks)
             if not ranks.rank: keep_best(distiller, seen, protocol.judged, out, *writers)
@@ -219,7 +225,7 @@ def distil(
             spent += round(state.seconds, 6)  # as the log has it
             for observer in (*writers, *observers): observer(state)
             last, asked, late, due = ranks.agree(over(), stop.asked, now >= until, now - saved > checkpoint_every)
-            if last or distiller.steps % protocol.eval_every == 0: validate()
+            if last or distiller.steps % protocol.eval_every == 0 or distiller.steps == ahead: validate()
             if last or asked or late or due: keep(); saved = time.monotonic()
             if (asked or late) and not last:
                 raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")
@@ -234,18 +240,18 @@ def select(
 ) -> SyntheticSet:
     "Make a selection in a run folder; ValueError if the folder holds another set"
     out, began = Path(out), time.perf_counter()
-    check_writable(out)  # an error now, not when the set is made
-    if (out / "checkpoint.safetensors").exists(): raise ValueError(f"{out} holds another run: choose another folder")
-    synthetic, file = make(), out / "distilled.safetensors"
-    if file.exists():
-        there = SyntheticSet.load(file)
-        def told(s): return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | dict(lr=s.lr), sort_keys=True)
-        try: require_same_run(told(there), told(synthetic))
-        except ValueError as e: raise ValueError(f"{file}: {e}") from None
-        return there
-    JsonLines(out / "log.jsonl").write(step=0, seconds=round(time.perf_counter() - began, 6))
-    synthetic.save(file)
-    return synthetic
+    with alone_in(out):  # an error now, not when the set is made
+        if (out / "checkpoint.safetensors").exists(): raise ValueError(f"{out} holds another run: choose another folder")
+        synthetic, file = make(), out / "distilled.safetensors"
+        if file.exists():
+            there = SyntheticSet.load(file)
+            def told(s): return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | dict(lr=s.lr), sort_keys=True)
+            try: require_same_run(told(there), told(synthetic))
+            except ValueError as e: raise ValueError(f"{file}: {e}") from None
+            return there
+        JsonLines(out / "log.jsonl").write(step=0, seconds=round(time.perf_counter() - began, 6))
+        synthetic.save(file)
+        return synthetic
 
 # %% ../nbs/39_run.ipynb #e399a6b1
 def own_name(synthetic: SyntheticSet) -> str:
@@ -255,7 +261,7 @@ def own_name(synthetic: SyntheticSet) -> str:
 def write_whole(file: Path, text: str) -> None:
     "Write a file under a temporary name, then rename it: a kill leaves the old file or the new one"
     file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_suffix(".new")
+    new = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")  # another process writes to another name
     try:
         new.write_text(text, encoding="utf-8")
         new.replace(file)
@@ -299,23 +305,25 @@ def judge(
     file = Path(out) / "results.json"
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
                  **asdict(protocol))
-    try: stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError): stored = None
-    if not isinstance(stored, dict): stored = {}  # none yet, or damaged: measured again
-    if stored.get("asked") != asked: stored = dict(asked=asked, accuracies={}, earlier=stored.get("earlier", 0) + bool(stored))
-    lost = stored.setdefault("diverged", {})
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
     baselines = {"random": lambda **how: evaluate_random(data, images_per_class(synthetic, data), **options, **how),
                  "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
-    for name in dict.fromkeys([own_name(synthetic), *beside]):
-        measure = baselines.get(name) or partial(evaluate, synthetic, data)  # random ones are drawn anew
-        if name in stored["accuracies"]: continue
-        progress(name)
-        epochs = protocol.full_epochs if name == "full data" else protocol.epochs
-        e = measure(model=model, split="test", **protocol.options(epochs=epochs, ranks=ranks))
-        stored["accuracies"][name], lost[name] = e.accuracies, e.diverged
-        if not ranks.rank: write_whole(file, json.dumps(stored))
+    with nullcontext() if ranks.rank else alone_in(file.parent):
+        try: stored = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError): stored = None
+        if not isinstance(stored, dict): stored = {}  # none yet, or damaged: measured again
+        earlier = stored.get("earlier", 0) + bool(stored)
+        if stored.get("asked") != asked: stored = dict(asked=asked, accuracies={}, earlier=earlier)
+        lost = stored.setdefault("diverged", {})
+        for name in dict.fromkeys([own_name(synthetic), *beside]):
+            measure = baselines.get(name) or partial(evaluate, synthetic, data)  # random ones are drawn anew
+            if name in stored["accuracies"]: continue
+            progress(name)
+            epochs = protocol.full_epochs if name == "full data" else protocol.epochs
+            e = measure(model=model, split="test", **protocol.options(epochs=epochs, ranks=ranks))
+            stored["accuracies"][name], lost[name] = e.accuracies, e.diverged
+            if not ranks.rank: write_whole(file, json.dumps(stored))
     return {name: Evaluation(tuple(a), "test", diverged=lost.get(name, 0)) for name, a in stored["accuracies"].items()}
 
 # %% ../nbs/39_run.ipynb #2bf4cc49

@@ -23,7 +23,7 @@ from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .plots import ACCURACY, QUIET, Picture
 from .published import markdown_table, percent, published
-from .run import Protocol, distil, judge, made_with, select, write_report, write_whole
+from .run import Protocol, alone_in, distil, judge, made_with, select, write_report, write_whole
 from .settings import Preset, find_preset, require
 from .synthetic import SyntheticSet
 
@@ -42,10 +42,10 @@ class Budget(NamedTuple):
 
     def __str__(self): return f"{self.steps:,} meta-steps" if self.steps else f"{self.seconds:g} s of meta-steps"
     def check(self) -> None:
-        "ValueError unless one of the two is given, and above 0"
+        "ValueError unless one of the two is given, above 0 and finite"
         require((self.steps is None) != (self.seconds is None), "budget", tuple(self), "steps or seconds, and not both")
         given = self.seconds if self.steps is None else self.steps
-        require(given > 0, "budget", given, "above 0")
+        require(0 < given < math.inf, "budget", given, "above 0, and finite")
     def stages(self, looks=6) -> list[dict]:
         "Parts, each twice as large as the one before: `iterations` of the settings and `seconds` for `distil`"
         self.check()
@@ -320,10 +320,11 @@ def run_table(
     cells = [[Cell(method, ipc, seed) for seed in range(seeds)] for ipc in dict.fromkeys(ipcs) for method in methods]
     for own in cells: plan.protocol(own[0])  # an error now, not after hours
     together(Path(plan.out) / "table.json", [])  # likewise, for a damaged one
-    try: require_same_run(file.read_text() if file.exists() else plan.settings(), plan.settings())
-    except ValueError as e: raise ValueError(f"{plan.out} holds another table: {e}") from None
-    write_whole(file, plan.settings())
-    rows = [row(plan, own, [run_cell(plan, cell, say) for cell in own]) for own in cells]
-    if full_data: rows.append(full_row(plan, Cell("random", cells[0][0].ipc)))
-    write_table(plan, together(Path(plan.out) / "table.json", rows))
+    with alone_in(Path(plan.out)):
+        try: require_same_run(file.read_text() if file.exists() else plan.settings(), plan.settings())
+        except ValueError as e: raise ValueError(f"{plan.out} holds another table: {e}") from None
+        write_whole(file, plan.settings())
+        rows = [row(plan, own, [run_cell(plan, cell, say) for cell in own]) for own in cells]
+        if full_data: rows.append(full_row(plan, Cell("random", cells[0][0].ipc)))
+        write_table(plan, together(Path(plan.out) / "table.json", rows))
     return rows
