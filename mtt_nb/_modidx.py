@@ -35,6 +35,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mtt_nb.bench.machine': ('bench.html#machine', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.measure': ('bench.html#measure', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.meta_step': ('bench.html#meta_step', 'mtt_nb/bench.py'),
+                              'mtt_nb.bench.on_threads': ('bench.html#on_threads', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.package_step': ('bench.html#package_step', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.peak_growth': ('bench.html#peak_growth', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.peak_rates': ('bench.html#peak_rates', 'mtt_nb/bench.py'),

@@ -33,9 +33,9 @@ from .unroll import adjoint_step, gradient, student_step, unroll
 
 # %% auto #0
 __all__ = ['VARIANTS', 'SIDE_BY_SIDE', 'TASKS', 'COLUMNS', 'Inputs', 'inputs', 'reference_step', 'package_step', 'errors',
-           'arithmetic', 'seconds', 'peak_rates', 'libc', 'peak_growth', 'by_loader', 'meta_step', 'recording',
-           'evaluation', 'return_memory', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak', 'processor',
-           'machine', 'ratio', 'table', 'bench']
+           'arithmetic', 'seconds', 'on_threads', 'peak_rates', 'libc', 'peak_growth', 'by_loader', 'meta_step',
+           'recording', 'evaluation', 'return_memory', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak',
+           'processor', 'machine', 'ratio', 'table', 'bench']
 
 # %% ../nbs/40_bench.ipynb #7d3e4c61
 class Inputs(NamedTuple):
@@ -123,6 +123,14 @@ def seconds(f: Callable, device="cpu") -> float:
     return time.perf_counter() - began
 
 # %% ../nbs/40_bench.ipynb #b014969c
+@contextmanager
+def on_threads(n: int | None) -> Iterator[None]:
+    "A context in which PyTorch has n threads of the CPU; as many as before for None"
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try: yield
+    finally: torch.set_num_threads(before)
+
 @torch.no_grad()
 def peak_rates(device="cpu", times=10, tf32=False) -> dict[str, float]:
     "The most operations a second of convolutions (128 to 128 channels, 3x3) and of matrix products"
@@ -258,7 +266,7 @@ def answer(pipe):
     "What the worker sends; raises its error, if it met one"
     try: said = pipe.recv()
     except EOFError:
-        raise RuntimeError("a worker of the benchmark died, perhaps because memory ran out: leave out large tasks") from None
+        raise ChildProcessError("a worker of the benchmark died, perhaps because memory ran out: leave out large tasks") from None
     if isinstance(said, Exception): raise said
     return said
 
@@ -350,7 +358,8 @@ def bench(names: list[str] | None = None, device="cpu", threads: int | None = No
     if unknown := set(names) - set(TASKS): raise ValueError(f"unknown task {min(unknown)!r}: there are {'; '.join(TASKS)}")
     cuda = str(device).startswith("cuda")
     require(cuda or str(device) == "cpu", "device", device, "cpu or cuda, which have float64")
-    found = dict(machine=machine(device, threads), peak=peak_rates(device), tasks={})
+    require(threads is None or threads >= 1, "threads", threads, "at least 1")
+    with on_threads(threads): found = dict(machine=machine(device, threads), peak=peak_rates(device), tasks={})
     if cuda: found["peak"] |= {f"{kind}, tf32": rate for kind, rate in peak_rates(device, tf32=True).items()}
     for name in names:
         task = TASKS[name]

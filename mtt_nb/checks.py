@@ -696,9 +696,9 @@ def run_notebook(
     sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     asked = dict.fromkeys("my_" + name for name in re.findall(r"\bcheck_(\w+)", "\n".join(sources)))  # imported or called
     scope, errors, checks = {"__name__": "__main__", "display": print, "get_ipython": Shell}, {}, dict(CHECKS)
-    late = threading.Timer(seconds, _thread.interrupt_main)
-    late.start()
+    late, i = threading.Timer(seconds, _thread.interrupt_main), 0
     try:
+        late.start()
         for i, source in enumerate(sources):
             try: exec(compile(plain(source), f"code cell {i + 1}", "exec"), scope)
             except Wrong: pass
@@ -714,11 +714,12 @@ def run_notebook(
 # %% ../nbs/50_checks.ipynb #06a29556
 def grade(
     path: Path | str,  # a notebook with answers
-    seconds=120.0,  # that it may take
+    seconds=120.0,  # that it may take, at most a day
 ) -> dict[str, str]:  # for every function that the notebook checks: "passed", or what is wrong
     "Run a notebook in a process of its own and check its answers; the process may do whatever you may, so use a sandbox"
     path = Path(path).resolve()
     if not path.is_file(): raise FileNotFoundError(f"no file {path}")
+    if not 0 < seconds <= 86_400: raise ValueError(f"seconds {seconds}: must be above 0, and at most a day")
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job in the background has none

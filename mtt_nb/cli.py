@@ -62,8 +62,8 @@ def pick_device(
     "The device to use: for `auto` CUDA before the CPU; ValueError for one that is not there"
     there = {"cuda": torch.cuda.device_count(), "cpu": True, "mps": torch.backends.mps.is_available()}
     if name == "auto": name = next(kind for kind, ok in there.items() if ok)
-    kind, _, number = name.partition(":")
-    if not there.get(kind) or number and not (number.isdecimal() and int(number) < there[kind]):
+    kind, colon, number = name.partition(":")
+    if not there.get(kind) or colon and number not in map(str, range(there[kind])):
         raise ValueError(f"device {name!r} is not available here: use {' or '.join(k for k, ok in there.items() if ok)}, or auto")
     where = own_device(name)
     if where.startswith("cuda:"): torch.cuda.set_device(where)  # else each process would hold memory on the first GPU too
@@ -80,7 +80,9 @@ def adapted(base: Preset, method: str, **options):
     options = given(**options)
     if options.get("compile") is False and not hasattr(base.config, "compile"): del options["compile"]  # so it is
     if options.get("compile") and hasattr(base.config, "memory"): options["memory"] = "constant"  # the only kind that compiles
-    foreign = [f"--{name.removeprefix('allow_').replace('_', '-')}" for name in options if not hasattr(base.config, name)]
+    still = {"lr_img"} - set(getattr(find_method(method).make, "learns", {}).values())  # of images that do not move
+    foreign = [f"--{name.removeprefix('allow_').replace('_', '-')}" for name in options
+               if name in still or not hasattr(base.config, name)]
     if foreign: raise ValueError(f"{method} has no setting {', '.join(foreign)}: leave it out")
     config = replace(base.config, **options)
     if "segments_per_step" in options or not hasattr(config, "segments_per_step"): return config
@@ -140,7 +142,7 @@ def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Prot
         results = judge(synthetic, data, out, protocol, lr=lr, beside=beside, progress=next_set, ranks=ranks())
     if ranks().rank: return
     rows = comparison(synthetic, results, JsonLines.read(out / "log.jsonl"))
-    there = comparison_text(rows, departures(synthetic, experts) if experts else "")
+    there = comparison_text(rows, departures(synthetic, experts, protocol) if experts else "")
     report = write_report(synthetic, data, results, out, protocol, there)
     for name, e in results.items(): print(f"{name:>10}: test accuracy {e.text} ({len(e.accuracies)} networks)")
     if rows: print(f"\n{there}\n")
@@ -253,7 +255,8 @@ def experts(
     options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size, stream=stream)
     images = load(data, root, **options, device=where)
     announce(where, images)
-    dsa = DSA(augment or base.config.augment, mode=augment_mode or base.config.augment_mode)
+    seen = replace(base.config, **given(augment=augment, augment_mode=augment_mode))
+    dsa = DSA(seen.augment, mode=seen.augment_mode)
     training = given(n=n, epochs=epochs, lr=lr, batch_size=batch_size, at_once=at_once, dtype=dtype, compile=compile,
                      allow_tf32=tf32)
     buffer = record(images, base.network, out, dsa, seed, until=until, **base.experts | training)
@@ -287,7 +290,7 @@ def refuse_at_odds(method: str, experts: Path | None, n: int | None, of_network:
     "ValueError for options of `distill` that do not go together"
     if method in SELECTIONS and looks: raise ValueError(f"{method} is not validated: leave out --eval-every and --test-too")
     if method in SELECTIONS and ranks().size > 1: raise ValueError(f"{method} has no steps to share: start it without torchrun")
-    if (experts or n) and not find_method(method).needs_experts:
+    if (experts or n is not None) and not find_method(method).needs_experts:
         raise ValueError(f"{method} takes no experts: leave out --experts and --n")
     if experts and of_network: raise ValueError("the experts fix the network: leave out --model, --width and --depth")
     if experts and of_data: raise ValueError("the experts fix how the data are prepared: leave out --limit, --zca and --size")
@@ -422,7 +425,10 @@ def reproduce(
     "Run a preset: record experts, distil, evaluate in the paper's way and in ours, and compare with the published number."
     name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
     common, until = dict(data=data, preset=name, root=root, seed=seed, device=device, tf32=tf32), deadline(stop_after)
-    if n is None: n = find_preset(name).experts["n"]
+    base = find_preset(name)
+    if n is None: n = base.experts["n"]
+    adapted(base, "mtt", iterations=iterations)  # an error now, not when the experts are recorded
+    Protocol(**base.evaluation | given(eval_every=eval_every))
     experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
     left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
     distill(**common, ipc=ipc, experts=out / "experts", n=n, iterations=iterations, eval_every=eval_every, test_too=True,
@@ -524,7 +530,7 @@ def lab_session(preset: str, experts: Path | str, seed: int, device: str, root: 
     from mtt_nb.live import Live
     base, buffer = find_preset(preset), ExpertBuffer(experts)
     images = load(buffer.meta["data"], root, **buffer.meta["data_options"], device=device)
-    config = replace(base.config, seed=seed, iterations=10_000)
+    config = replace(base.config, seed=seed, iterations=10_000, **given(**seen_by(buffer)))
     return Live(lambda: MTT(config, images, buffer), validate=lambda synthetic: evaluate_set(synthetic, images, **QUICK).mean)
 
 # %% ../nbs/42_cli.ipynb #f7f9f60a
@@ -584,9 +590,11 @@ def lab(
         runs = [r.resolve() for r in run]
         return serve_lab(port, browser, f"Replay of {', '.join(r.name for r in runs)}", f"lab_replay({[*map(str, runs)]})")
     base, where = find_preset(preset), pick_device(device)
-    images = load(data_of(preset), root, zca=base.zca, limit=base.limit, device=where)
+    buffer = ExpertBuffer(experts) if experts else None
+    options = buffer.meta["data_options"] if buffer else dict(zca=base.zca, limit=base.limit)
+    images = load(choose_data(None, preset, buffer), root, **options, device=where)
     announce(where, images)
-    folder = (experts or Path("runs") / f"lab-{preset}").resolve()
+    folder = (experts or Path("runs") / f"lab-{preset}{f'-seed{seed}' if seed else ''}").resolve()
     dsa = DSA(base.config.augment, mode=base.config.augment_mode)
     if experts is None: record(images, base.network, folder, dsa, seed, **base.experts)
     asked = preset, str(folder), seed, where, root and str(root.resolve())
@@ -607,6 +615,7 @@ def bench(
     "Measure speed and memory against the published algorithm on this machine: about half an hour for all tasks."
     from mtt_nb.bench import bench as measure_all
     if rounds is not None and rounds < 1: raise ValueError(f"rounds {rounds}: must be at least 1")
+    if out.is_dir(): raise ValueError(f"{out} is a folder: give a file for the results, as {out / 'bench.json'}")
     check_writable(out.parent)  # an error now, not after half an hour
     results = measure_all(task, pick_device(device), threads, rounds)
     write_whole(out, json.dumps(results, indent=1))

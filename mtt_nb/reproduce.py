@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict
 from .evaluate import Evaluation
 from .published import Published, markdown_table, percent, published
+from .run import Protocol
 from .settings import PRESETS
 from .experts import differences
 from .synthetic import SyntheticSet
@@ -61,6 +62,7 @@ HOW = {"seed", "memory", "compile", "path_device", "allow_tf32"}  # how a run is
 def departures(
     synthetic: SyntheticSet,
     experts: int,  # how many it was made with
+    protocol: Protocol | None = None,  # how it was evaluated, where that is to be compared too
 ) -> str:
     "How a run departs from the preset for its data and size, in words; empty if it does not"
     meta = synthetic.meta
@@ -69,6 +71,9 @@ def departures(
     there = asdict(preset.config) | dict(zca=preset.zca, limit=preset.limit, experts=preset.experts["n"], network=preset.network)
     network = {k: meta["network"].get(k) for k in preset.network}
     here = meta["config"] | dict(zca=options["zca"], limit=options["limit"], experts=experts, network=network)
+    if protocol:
+        there, here = (settings | dict(evaluation=dict(epochs=p.epochs, batch_size=p.batch_size))
+                       for settings, p in ((there, Protocol(**preset.evaluation)), (here, protocol)))
     return differences(*({k: v for k, v in settings.items() if k not in HOW} for settings in (there, here)))
 
 # %% ../nbs/40_reproduce.ipynb #84797c9c
