@@ -160,8 +160,9 @@ def require_files(out: Path, steps: int) -> None:
     if validated: SyntheticSet.load(best)  # an error now, not after the last step
 
 # %% ../nbs/39_run.ipynb #856dcf67
-def step_of(file: Path) -> int:
-    "The meta-step of a set, perhaps one that a killed run kept after its last checkpoint; 0 without one"
+def step_of(out: Path) -> int:
+    "The meta-step of the set in a run folder, which a killed run may have kept after its last checkpoint; 0 without a set"
+    file = out / "distilled.safetensors"
     return read_meta(file, "synthetic set").get("step", 0) if file.exists() else 0
 
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
@@ -208,8 +209,7 @@ def distil(
         recorder = go_on(distiller, data, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
         writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
         log = JsonLines.read(out / "log.jsonl")
-        saved, spent = time.monotonic(), sum(line.get("seconds", 0) for line in log)
-        ahead = step_of(out / "distilled.safetensors")
+        saved, spent, ahead = time.monotonic(), sum(line.get("seconds", 0) for line in log), step_of(out)
         def over(): return distiller.steps >= ahead and (distiller.steps >= total or spent >= seconds)
         def validate():
             seen = look(distiller.synthetic, data, protocol, distiller.model, ranks)
