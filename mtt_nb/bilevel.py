@@ -25,7 +25,7 @@ __all__ = ['DDConfig', 'real_batch', 'in_turns', 'DD', 'evaluate_steps', 'probab
 # %% ../nbs/21_bilevel.ipynb #df0dae6c
 @dataclass(frozen=True)
 class DDConfig(Config):
-    "The settings of DD; the learning rate to train with follows from the learned rates, so `lr_teacher` has no effect"
+    "The settings of DD; the learning rate to train with follows from the learned rates, not from `lr_teacher`"
     lr_img: float = 0.01
     optimizer: str = "adam"
     augment: str = "none"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 import torch
 from torch import Tensor
-from .experts import understood
 
 # %% auto #0
 __all__ = ['read_replay_buffer']
@@ -23,5 +22,7 @@ def read_replay_buffer(
     except Exception as e:  # of many kinds, as a file may hold anything
         raise ValueError(f"{file} is not a file of tensors alone ({type(e).__name__}): give a replay_buffer_N.pt") from None
     def points(expert):
-        with understood(file): return torch.stack([torch.cat([p.detach().flatten() for p in point]) for point in expert])
-    return map(points, experts)
+        try: return torch.stack([torch.cat([p.detach().flatten() for p in point]) for point in expert])
+        except (AttributeError, RuntimeError, TypeError) as e:
+            raise ValueError(f"{file} holds no experts as lists of lists of tensors ({e}): give a replay_buffer_N.pt") from None
+    return map(points, experts if isinstance(experts, list) else [experts])

@@ -183,13 +183,12 @@ def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Reco
 
 # %% ../nbs/39_run.ipynb #41f22505
 def keep_best(distiller, seen: dict, how: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
-    "Log a validation, and keep the set, with a note of how it will be evaluated, if no earlier one was better"
-    best, step = best_validation(log.read(log.path)), distiller.steps
+    "Keep the set, with a note of how it will be evaluated, if no earlier one was better, and then log its validation"
+    best, step, synthetic = best_validation(log.read(log.path)), distiller.steps, distiller.synthetic
+    if best is None or seen["val_accuracy"] >= best["val_accuracy"]:  # first, for what the log names must be there after a kill
+        replace(synthetic, meta=synthetic.meta | dict(judged=how)).save(out / "distilled.safetensors")
     log.write(step=step, **seen)
     recorder.measured(step, seen["val_accuracy"])
-    if best is not None and seen["val_accuracy"] < best["val_accuracy"]: return
-    synthetic = distiller.synthetic
-    replace(synthetic, meta=synthetic.meta | dict(judged=how)).save(out / "distilled.safetensors")
 
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
@@ -381,9 +380,10 @@ def course(synthetic: SyntheticSet, log: list[dict], protocol: Protocol, before=
         taken = f"The set is that of meta-step {synthetic.meta.get('step')}; no validation chose it."
         return dict(chosen=taken if "step" in synthetic.meta else picked, lr="", course="")
     rules = best.get("protocol", protocol.validation)
+    began = "`lr_teacher`" if "rates" in synthetic.meta else "from which the distillation started"  # DD begins with `lr_step`
     chosen = (f"The set is that of meta-step {best['step']}, the best\non the validation images ({best['val_accuracy']:.3f} with "
               f"{rules['networks']} networks of {rules['epochs']} epochs); the test images {tested}.")
-    return dict(chosen=chosen, lr=",\nand the learning rate from which the distillation started",
+    return dict(chosen=chosen, lr=f",\nand the learning rate {began}",
                 course=COURSE.format(steps=len(seconds), seconds=sum(seconds), each=sum(seconds) / len(seconds)))
 
 # %% ../nbs/39_run.ipynb #82968edf
