@@ -142,7 +142,7 @@ def conclude(synthetic: SyntheticSet, data: ImageData, out: Path, protocol: Prot
         results = judge(synthetic, data, out, protocol, lr=lr, beside=beside, progress=next_set, ranks=ranks())
     if ranks().rank: return
     rows = comparison(synthetic, results, JsonLines.read(out / "log.jsonl"))
-    there = comparison_text(rows, departures(synthetic, experts, protocol) if experts else "")
+    there = comparison_text(rows, departures(synthetic, experts, protocol))
     report = write_report(synthetic, data, results, out, protocol, there)
     for name, e in results.items(): print(f"{name:>10}: test accuracy {e.text} ({len(e.accuracies)} networks)")
     if rows: print(f"\n{there}\n")

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from .evaluate import Evaluation
 from .published import Published, markdown_table, percent, published
 from .run import Protocol
-from .settings import PRESETS
 from .experts import differences
+from .methods import find_method
 from .synthetic import SyntheticSet
 
 # %% auto #0
@@ -61,16 +61,17 @@ HOW = {"seed", "memory", "compile", "path_device", "allow_tf32"}  # how a run is
 # %% ../nbs/40_reproduce.ipynb #4f365951
 def departures(
     synthetic: SyntheticSet,
-    experts: int,  # how many it was made with
+    experts: int | None,  # how many it was made with, where its method takes any
     protocol: Protocol | None = None,  # how it was evaluated, where that is to be compared too
 ) -> str:
-    "How a run departs from the preset for its data and size, in words; empty if it does not"
+    "How a run departs from its method's preset for its data and size, in words; empty if it does not"
     meta = synthetic.meta
-    preset, options = PRESETS.get((meta["data"], meta["ipc"])), meta["data_options"]
+    preset, options = find_method(meta["method"]).presets.get((meta["data"], meta["ipc"])), meta["data_options"]
     if preset is None: return "there is no preset for it"
-    there = asdict(preset.config) | dict(zca=preset.zca, limit=preset.limit, experts=preset.experts["n"], network=preset.network)
     network = {k: meta["network"].get(k) for k in preset.network}
-    here = meta["config"] | dict(zca=options["zca"], limit=options["limit"], experts=experts, network=network)
+    there = dict(zca=preset.zca, limit=preset.limit, experts=preset.experts.get("n"), network=preset.network)
+    here = dict(zca=options["zca"], limit=options["limit"], experts=experts, network=network)
+    if "config" in meta: there, here = asdict(preset.config) | there, meta["config"] | here  # a selection has none
     if protocol:
         there, here = (settings | dict(evaluation=dict(epochs=p.epochs, batch_size=p.batch_size))
                        for settings, p in ((there, Protocol(**preset.evaluation)), (here, protocol)))
