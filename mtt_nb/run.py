@@ -218,7 +218,7 @@ def distil(
             if not ranks.rank: recorder.history.save(out / "history.safetensors"); writers[0].settle()
             keep_checkpoint(distiller, out / "checkpoint.safetensors")
         if not (last and seen_here): require_comparable(log, protocol)
-        if last and not seen_here: validate(); keep()  # it was stopped here, and no more steps are wanted now
+        if (last or 0 < ahead == distiller.steps) and not seen_here: validate(); keep()  # it was stopped or killed here
         while not last:
             state, now = distiller.step(), time.monotonic()
             spent += round(state.seconds, 6)  # as the log has it
