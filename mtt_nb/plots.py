@@ -237,6 +237,7 @@ def draw_accuracy(ax, log: Sequence[dict]) -> None:
 # %% ../nbs/11_plots.ipynb #ab2c6c4b
 def plot_curves(log: Sequence[dict]) -> Picture:
     "Loss and, where the log has them, the student's learning rate and the validation accuracy over the meta-steps"
+    if not log: raise ValueError("the log is empty: take a meta-step first")
     if not any("loss" in line for line in log): raise ValueError("the log has no loss: give what JsonLines.read(path) gives")
     draw = {"loss": draw_loss, "lr": draw_lr, "val_accuracy": draw_accuracy}
     has = [key for key in draw if any(line.get(key) is not None for line in log)]
