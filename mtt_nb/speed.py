@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -189,11 +189,13 @@ class Replayed:
         return tree_map_only(Tensor, torch.clone, self.outputs)
 
 # %% ../nbs/03_speed.ipynb #de9cf170
+@cache
 def _switches() -> list[tuple]:
     "What decides how CUDA rounds and whether it repeats itself: where PyTorch keeps it, and under which name"
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    renamed = (matmul, cudnn.conv, cudnn.rnn) if hasattr(cudnn, "conv") else ()  # since PyTorch 2.9, beside the old names
-    return [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "deterministic"), *((w, "fp32_precision") for w in renamed)]
+    places = matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)  # in 2.9 and 2.10 a module may hide rnn
+    renamed = [(w, "fp32_precision") for w in places if hasattr(w, "fp32_precision")]  # since PyTorch 2.9, beside the old names
+    return [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "deterministic"), *renamed]
 
 def _setting(where, name: str):
     "How a switch is set; None where PyTorch refuses to say it by the old name, as somebody used the new one"
