@@ -10,6 +10,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 import torch
 import torch.nn.functional as F
@@ -215,7 +216,8 @@ class FlatModel:
         shape = self.spec.get("shape")
         if shape and list(x.shape[1:]) != shape:
             raise ValueError(f"images {tuple(x.shape)}: this {self.spec['name']} was built for [B,{','.join(map(str, shape))}]")
-        with _LENT: return functional_call(self.module, self.unflatten(theta), (x,))
+        with nullcontext() if torch.compiler.is_dynamo_compiling() else _LENT:  # it records no lock, and lends nothing
+            return functional_call(self.module, self.unflatten(theta), (x,))
 
     def to(self, device) -> FlatModel:
         "Move the network's constant buffers, where it has any; theta brings the parameters"

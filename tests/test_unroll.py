@@ -110,3 +110,11 @@ def test_a_cpu_compiles_once_however_cuda_is_set(monkeypatch):
     with speed.repeatable(): double(torch.ones(2))
     double(torch.ones(2))
     assert len(double.made) == 1
+
+
+def test_a_network_can_be_part_of_a_compiled_function():
+    "Its lock, which PyTorch cannot record, is not in the way"
+    model, g = FlatModel(build("mlp", (1, 4, 4), 2, width=3)), torch.Generator().manual_seed(0)
+    theta, x = model.init(g), torch.randn(5, 1, 4, 4, generator=g)
+    whole = torch.compile(lambda theta, x: model(theta, x).square(), fullgraph=True, backend="eager")
+    assert torch.equal(whole(theta, x), model(theta, x).square())
