@@ -29,8 +29,9 @@ def require_numbers(config) -> None:
     "ValueError unless a dataclass's numbers are whole, or finite, as its types say; NumPy's and PyTorch's become Python's"
     for f in fields(config):
         kind, *others = getattr(f.type, "__name__", str(f.type)).split(" | ")
-        value = plain(getattr(config, f.name))
+        value = getattr(config, f.name)
         if kind not in ("int", "float") or value is None and "None" in others: continue
+        value = plain(value)
         fits = type(value) is int or kind == "float" and type(value) is float and math.isfinite(value)
         require(fits, f.name, value, "a whole number" if kind == "int" else "a finite number")
         object.__setattr__(config, f.name, value)
