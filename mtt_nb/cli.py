@@ -573,7 +573,7 @@ def serve_lab(port: int, browser: bool, *page) -> None:
 def lab(
     run: Annotated[list[Path] | None, typer.Option(help="Run folder to replay (repeatable); without it, a new run.")] = None,
     preset: Annotated[str | None, typer.Option(help="Settings of the new run; by default digits-ipc1.")] = None,
-    experts: Annotated[Path | None, typer.Option(help="Folder of experts; by default, runs/lab-PRESET is filled.")] = None,
+    experts: Annotated[Path | None, typer.Option(help="Folder of experts; by default, one in runs is filled.")] = None,
     root: Root = None,
     seed: Seed = 0,
     device: Device = "auto",
