@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -183,6 +184,8 @@ def _refuse(module: nn.Module) -> None:
 
 # %% ../nbs/03_models.ipynb #ccecd40f
 _LENT = threading.RLock()  # of several threads one at a time: else one would compute with the parameters of another
+if hasattr(os, "register_at_fork"):  # on Windows no process is forked; elsewhere a copy would wait for a thread that it lacks
+    os.register_at_fork(before=_LENT.acquire, after_in_parent=_LENT.release, after_in_child=_LENT.release)
 
 class FlatModel:
     "A network as a function of a point in parameter space: `model(theta, x)`, with all its `n_params` parameters in one vector"

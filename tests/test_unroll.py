@@ -1,4 +1,8 @@
 "`unroll` against an independent implementation, in float64, on networks and shapes drawn at random."
+import multiprocessing
+import os
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -118,3 +122,22 @@ def test_a_network_can_be_part_of_a_compiled_function():
     theta, x = model.init(g), torch.randn(5, 1, 4, 4, generator=g)
     whole = torch.compile(lambda theta, x: model(theta, x).square(), fullgraph=True, backend="eager")
     assert torch.equal(whole(theta, x), model(theta, x).square())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked on Windows")
+def test_a_forked_process_can_compute():
+    "Even if it was forked while another thread did"
+    computing = threading.Event()
+
+    class Slow(nn.Linear):
+        def forward(self, x): computing.set(); time.sleep(0.2); return super().forward(x)
+
+    model, point = FlatModel(Slow(2, 1)), (torch.ones(3), torch.ones(1, 2))
+    thread, process = threading.Thread(target=model, args=point), multiprocessing.get_context("fork").Process(target=model, args=point)
+    thread.start()
+    computing.wait()
+    process.start()
+    thread.join()
+    process.join(60)
+    if process.exitcode is None: process.kill()
+    assert process.exitcode == 0
