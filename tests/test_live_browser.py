@@ -351,7 +351,7 @@ def test_trouble(nb):
         lab.wait("d.shown === '0' && d.running === '0'")
         lab.press("start")
         lab.wait("+d.shown > 2")
-    nb.ask("lab.driver.distiller.lr = torch.tensor(1e30)")
+    nb.ask("with lab.driver.lock: lab.driver.distiller.lr = torch.tensor(1e30)")  # between two steps
     text = lab.wait("d.error !== '' && d.running === '0'")["error"]
     assert "Diverged" in text and "lower" in text and text == lab.root.get_by_role("alert").inner_text()
     lab.press("reset")
