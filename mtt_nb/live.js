@@ -74,14 +74,12 @@ function addFrame(run, frame) {
 }
 
 function receive(store, message) {
-  const run = store.runs[message.run];
   if (message.kind === "replay") store.runs = message.runs.map(newRun);
+  const run = store.runs[message.run];
+  if (!run) return;  // it was said before the replay that was asked for
   if (message.kind === "replay" || message.kind === "reset") for (const view of store.views) view.restart();
-  if (message.kind === "reset") {
-    store.runs[message.run] = Object.assign(newRun(message.info), { planes: run.planes, boxes: run.boxes });
-  }
+  if (message.kind === "reset") store.runs[message.run] = Object.assign(newRun(message.info), { planes: run.planes, boxes: run.boxes });
   const target = store.runs[message.run];
-  if (!target) return;
   addPlanes(target, message.planes);
   for (const frame of message.frames ?? []) addFrame(target, frame);
   const p = message.points ?? [];
@@ -94,7 +92,7 @@ function receive(store, message) {
     target.asked = -Infinity;
     if (message.step < 0) return;  // an error, which the status tells
     target.poke = message;
-    for (const s of target.painted.values()) s.step ??= message.step;
+    for (const s of target.painted.values()) if (s.sent) s.step ??= message.step;
   }
 }
 
@@ -229,7 +227,7 @@ class View {
                                                this.colour = element("input", null, { type: "color", value: "#ffffff", class: "mtt-colour", "aria-label": "brush colour" }));
     const button = (name, text, title) => element("button", tools, { type: "button", class: `mtt-${name}`, title }, text);
     this.keepButton = button("keep", "Keep", "Give the run the painted image: the next meta-step starts from it");
-    this.undoButton = button("undo", "Undo", "Forget what was painted");
+    this.undoButton = button("undo", "Undo", "Forget what was painted and not kept");
     button("previous", "‹", "The image before (key [)").onclick = () => this.next(-1);
     button("next", "›", "The next image (key ])").onclick = () => this.next(1);
     this.closeButton = button("close", "Close", "Escape");
@@ -681,8 +679,8 @@ class View {
       const [u, v] = points[Math.max(0, i - 1)];
       return [0, 0.2, 0.4, 0.6, 0.8].map(a => [x + a * (u - x), y + a * (v - y)]);
     }));
-    const student = !frame || newest === frame ? "student" : poke ? "" : `student, meta-step ${frame.step}`;
-    this.legend(in_, crowd, student, ends.length > 0, region);
+    const older = frame && newest !== frame ? `, meta-step ${frame.step}` : "";
+    this.legend(in_, crowd, poke && newest !== frame ? "" : `student${older}`, ends.length > 0, region);
     this.regions.push(region);
   }
 
@@ -888,7 +886,8 @@ class View {
   words() {
     const { runs } = this.store, run = runs[0], d = this.root.dataset;
     if (!run) { this.status.textContent = "waiting for the kernel"; return; }
-    const frame = this.frame(run), s = (runs.find(r => r.status.running) ?? run).status, latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
+    const frame = this.frame(run), latest = this.latest(), error = runs.map(r => r.status.error).find(Boolean);
+    const s = (runs.find(r => r.status.running) ?? runs.find(r => r.info.driven) ?? run).status;
     const parts = [`meta-step ${s.step ?? latest}${s.total ? ` of ${s.total}` : ""}`];
     const gone = this.store.gone ? "the kernel has gone: run the cell again" : "";
     if (s.running) parts.push(`${(s.rate ?? 0).toFixed(1)} steps/s`);
