@@ -155,6 +155,11 @@ class Lab:
         handle = self.page.wait_for_function(f"() => {{ const d = document.querySelector('.mtt')?.dataset; return d && ({condition}) && {{...d}} }}", timeout=timeout)
         return handle.json_value()
 
+    def drawn(self):
+        "When all is drawn that the page has heard and been asked for; the attributes"
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))))")
+        return self.data
+
     @property
     def data(self): return self.root.evaluate("e => ({...e.dataset})")
     @property
@@ -189,7 +194,7 @@ HOST = """async code => {
   window.hear = (content, ...arrays) => heard["msg:custom"](content, arrays.map(a => new DataView(a.buffer)));
   window.show = () => { const el = document.createElement("div"); document.body.append(el); const end = widget.render({ model, el }); return () => { end(); el.remove() } };
   widget.initialize({ model });
-  window.close = show();
+  show();
 }"""
 
 
@@ -201,7 +206,7 @@ class Desk(Lab):
         live.view.send = lambda content, buffers=(): self.told.append([content, [base64.b64encode(b).decode() for b in buffers]])
         page.set_content("<body></body>")
         page.add_style_tag(content=live.view._css)
-        page.evaluate(HOST, (pathlib.Path(sys.modules["mtt_nb"].__file__).with_name("live.js")).read_text(encoding="utf-8"))
+        page.evaluate(HOST, live.view._esm)
         super().__init__(page)
         self.talk()
 
@@ -216,8 +221,7 @@ class Desk(Lab):
             told, self.told = self.told, []
             if not asked and not told: break
             self.tell(*told)
-        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))))")
-        return self.data
+        return self.drawn()
 
     def keys(self, *names):
         for name in names: self.page.keyboard.press(name)

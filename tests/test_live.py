@@ -55,7 +55,7 @@ class Plain:
     def synthetic(self): return SyntheticSet(self.images, self.labels, 0.1, dict(classes=[str(i) for i in range(10)]))
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     end = time.perf_counter() + seconds
     while not condition():
         assert time.perf_counter() < end, "it did not happen in time"
@@ -165,20 +165,30 @@ def test_the_end_of_the_run():
 
 
 def test_pause_waits_for_nobody():
-    driver = Driver(lambda: Plain(seconds=2))
+    begun, go = threading.Event(), threading.Event()
+    class Held(Plain):
+        def step(self):
+            begun.set()
+            go.wait(60)
+            return super().step()
+    driver = Driver(Held)
     driver.start()
-    until(lambda: driver.distiller.inside)
+    begun.wait(60)
     driver.pause()
-    assert driver.distiller.inside and not driver.state  # in its first step still
+    assert not driver.state  # in its first step still
+    go.set()
     driver.pause(wait=True)
     assert driver.state.step == 1
 
 
 def test_interrupt_lets_the_step_finish():
-    before, driver = signal.getsignal(signal.SIGINT), Driver(lambda: Plain(seconds=0.1))
-    threading.Timer(0.25, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    class Interrupted(Plain):
+        def step(self):
+            if self.steps == 1: os.kill(os.getpid(), signal.SIGINT)  # within the second step
+            return super().step()
+    before, driver = signal.getsignal(signal.SIGINT), Driver(Interrupted)
     with pytest.raises(KeyboardInterrupt): driver.run(100)
-    assert driver.distiller.inside == 0 and 1 <= driver.distiller.steps == driver.state.step < 100
+    assert driver.distiller.inside == 0 and driver.distiller.steps == driver.state.step == 2
     assert signal.getsignal(signal.SIGINT) is before  # default_int_handler, or ignored where the tests run in the background
     assert driver.run(1).step == driver.distiller.steps
 
@@ -189,10 +199,11 @@ def test_speed_and_rate():
     began = time.perf_counter()
     driver.run(11)
     assert time.perf_counter() - began >= 10 / 50
-    assert 5 < driver.rate <= 51
+    assert 0 < driver.rate <= 10 / (9 / 50)  # the first step may have taken the time of its wait
     driver.speed = 0.1  # ten seconds between steps: Pause must not wait for them
     driver.start()
     until(lambda: driver.state.step > 11)
+    began = time.perf_counter()
     driver.pause(wait=True)
     assert time.perf_counter() - began < 5
 
@@ -304,10 +315,9 @@ def test_pack_keeps_values_and_types():
 
 def test_frames_are_dropped_but_no_point_and_not_the_last(make):
     sent = []
-    run = Run(make, fps=5, send=lambda **m: sent.append(m))
+    run = Run(make, fps=1e-9, send=lambda **m: sent.append(m))
     run.driver.run(30)
-    frames = [f["step"] for m in sent for f in m.get("frames", [])]
-    assert frames[-1] == 30 and frames[0] == 1 and len(frames) < 30
+    assert [f["step"] for m in sent for f in m.get("frames", [])] == [1, 30]
     assert np.concatenate([m["points"] for m in sent if "points" in m])[:, 0].tolist() == list(range(1, 31))
 
 

@@ -6,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from conftest import Desk, Lab, command_page
+from conftest import HOST, Desk, Lab, command_page
 from mtt_nb.data import load
 from mtt_nb.distill import MTT, MTTConfig, PRESETS
 from mtt_nb.experts import record_experts
@@ -95,7 +95,7 @@ def test_every_button_and_slider(nb):
 
 
 def test_a_reset_can_be_undone(nb):
-    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(12); None")
+    lab = show(nb, "lab = Live(make, fps=float('inf')); lab", "lab.run(12); None")
     nb.run(2)
     before = lab.wait("d.frames === '12'")
     undo, page = lab.root.get_by_role("button", name="Undo reset"), nb.page
@@ -103,8 +103,7 @@ def test_a_reset_can_be_undone(nb):
     assert not undo.is_visible()
     page.locator(".widget-button.mtt-reset").first.focus()
     key(page, "Enter")  # by keyboard alone
-    lab.wait("d.shown === '0' && d.frames === '0'")
-    assert "Undo reset brings 12 meta-steps back" in lab.root.locator(".mtt-said").inner_text()
+    lab.wait("d.shown === '0' && d.frames === '0' && document.querySelector('.mtt-said').textContent.includes('Undo reset brings 12 meta-steps back')")
     assert lab.box()["y"] == high  # nothing jumps
     undo.focus()
     key(page, "Enter")
@@ -127,17 +126,15 @@ def test_a_reset_can_be_undone(nb):
 
 
 def test_full_screen_is_larger_fits_and_can_be_pointed_at(nb):
-    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(40); None")
+    lab = show(nb, "lab = Live(make, fps=float('inf')); lab", "lab.run(40); None")
     nb.run(2)
     lab.wait("d.frames === '40'")
     page, size = nb.page, "() => { const c = document.querySelector('.mtt-canvas'); return [c.clientWidth, c.clientHeight, c.width / c.clientWidth] }"
     before = page.evaluate(size)
     lab.root.locator(".mtt-canvas").focus()
     key(page, "f")
-    page.wait_for_function("() => document.fullscreenElement?.className === 'mtt' && +document.fullscreenElement.style.getPropertyValue('--mtt-scale') > 1.1")
-    page.wait_for_timeout(300)
-    after, room = page.evaluate(size), page.evaluate("() => [document.fullscreenElement.scrollHeight, innerHeight]")
-    assert after[1] > 1.1 * before[1] and room[0] <= room[1] and after[2] == before[2]  # larger, all of it there, and sharp
+    page.wait_for_function(f"""before => {{ const now = ({size})(), full = document.fullscreenElement;  // larger, all of it there, and sharp
+        return full?.className === 'mtt' && now[1] > 1.1 * before[1] && full.scrollHeight <= innerHeight && now[2] === before[2] }}""", arg=before)
     box = lab.box()
     page.mouse.move(box["x"] + box["width"] * 0.26, box["y"] + box["height"] - 60)  # on the curve of the loss, half-way
     middle = int(lab.wait("d.live === '0'")["shown"])
@@ -156,13 +153,12 @@ def test_full_screen_is_larger_fits_and_can_be_pointed_at(nb):
     bar.locator(".mtt-reset").click()
     lab.wait("d.shown === '0'")
     key(page, "f")
-    page.wait_for_function("() => !document.fullscreenElement && document.querySelector('.mtt').style.getPropertyValue('--mtt-scale') === '1'")
-    page.wait_for_timeout(300)
-    assert page.evaluate(size) == before and not bar.is_visible()
+    page.wait_for_function(f"before => !document.fullscreenElement && JSON.stringify(({size})()) === JSON.stringify(before)", arg=before)
+    assert not bar.is_visible()
 
 
 def test_looking_back_needs_no_kernel(nb):
-    lab = show(nb, "lab = Live(make, fps=1000); lab", "lab.run(40); None", "time.sleep(60)")
+    lab = show(nb, "lab = Live(make, fps=float('inf')); lab", "lab.run(40); None", "time.sleep(60)")
     nb.run(2)
     lab.wait("d.frames === '40' && d.points === '40'")
     page, box = nb.page, lab.box()
@@ -186,8 +182,7 @@ def test_looking_back_needs_no_kernel(nb):
     lab.wait("d.k === ''")
     page.mouse.click(box["x"] + box["width"] * 0.3, strip)
     page.mouse.move(box["x"] + 5, box["y"] + 3)
-    page.wait_for_timeout(100)
-    assert int(lab.data["k"]) > 1
+    assert int(lab.drawn()["k"]) > 1
     lab.root.locator(".mtt-live").click()
     lab.wait("d.k === ''")
     page.mouse.move(box["x"] + box["width"] * 0.12, curve)  # drag, let go, and it stays
@@ -195,7 +190,9 @@ def test_looking_back_needs_no_kernel(nb):
     page.mouse.move(box["x"] + box["width"] * 0.15, curve, steps=4)
     page.mouse.up()
     page.mouse.move(box["x"] + 5, box["y"] + 3)
-    held = int(lab.wait("d.live === '0'")["shown"])
+    data = lab.drawn()
+    held = int(data["shown"])
+    assert data["live"] == "0"
     lab.root.locator(".mtt-canvas").focus()
     key(page, "ArrowLeft", 2)
     lab.wait(f"+d.shown === {held - 2}")
@@ -213,13 +210,13 @@ def test_looking_back_needs_no_kernel(nb):
     lab.wait("d.shown === '35'")
     lab.root.locator(".mtt-live").click()
     lab.wait("d.live === '1'")
-    rate = lab.root.evaluate("""async root => { const c = root.querySelector('.mtt-canvas'), b = c.getBoundingClientRect(), before = +root.dataset.drawn, t = performance.now();
+    drawn = lab.root.evaluate("""async root => { const c = root.querySelector('.mtt-canvas'), b = c.getBoundingClientRect(), before = +root.dataset.drawn;
         for (let i = 0; i < 60; i++) {
             c.dispatchEvent(new PointerEvent('pointermove', {clientX: b.x + b.width * (0.06 + 0.22 * ((i * 7) % 60) / 60), clientY: b.y + b.height - 60, bubbles: true}));
             await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame);
         }
-        return (+root.dataset.drawn - before) / (performance.now() - t) * 1000 }""")
-    assert rate > 5, rate  # frames a second of scrubbing; tests/measure_live.py reports the figure
+        return +root.dataset.drawn - before }""")
+    assert drawn > 50, drawn  # the picture keeps up with the mouse; tests/measure_live.py reports how many a second
     nb.command("notebook:interrupt-kernel")
 
 
@@ -233,7 +230,7 @@ def test_poking(nb):
     lab.wait("d.image === '0'")
     grad = lab.root.locator(".mtt-grad").evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
     assert len(set(zip(grad[::4], grad[1::4], grad[2::4], strict=True))) > 10
-    page.wait_for_timeout(200)  # the panel has been brought into view
+    lab.root.locator(".mtt-big").hover()  # once the panel has been brought into view and stands still
     big = lab.root.locator(".mtt-big").bounding_box()
     page.mouse.move(big["x"] + big["width"] * 0.2, big["y"] + big["height"] * 0.2)
     page.mouse.down()  # painting pauses the run
@@ -254,6 +251,7 @@ def test_poking(nb):
     page.mouse.move(corner[0] + 100, corner[1] - big["height"] * 0.8)
     page.mouse.up()
     lab.wait("d.poke !== ''")
+    lab.drawn()  # an answer to the beginning of the stroke may come before its end
     painted = lab.root.locator(".mtt-big").evaluate("c => [...c.getContext('2d').getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 === 0)")
     assert all(painted[9 * i] == 255 for i in range(8)) and painted[7 + 8 * 2] < 255
     cells = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
@@ -268,9 +266,7 @@ def test_poking(nb):
     lab.wait("d.poke === ''")
     panel, curves = lab.root.locator(".mtt-panel").bounding_box(), lab.box()
     assert panel["y"] > curves["y"] + 200 and panel["y"] + panel["height"] < curves["y"] + curves["height"] - 130  # it covers nothing
-    page.wait_for_timeout(200)
-    big = lab.root.locator(".mtt-big").bounding_box()
-    page.mouse.click(big["x"] + big["width"] * 0.2, big["y"] + big["height"] * 0.2)
+    lab.root.locator(".mtt-big").click(position=dict(x=0.2 * big["width"], y=0.2 * big["height"]))
     lab.wait("d.poke !== ''")
     lab.root.locator(".mtt-keep").click()
     page.wait_for_function("() => document.querySelector('.mtt-note').textContent.includes('Kept')")
@@ -297,8 +293,7 @@ def test_poking(nb):
     assert nb.ask("print(lab.driver.state.segment[:2])") == f"({expert}, {epoch})"
     lab.root.locator(".mtt-canvas").focus()
     key(page, "<")  # the keyboard pulls the target back by an epoch
-    page.wait_for_timeout(500)
-    assert nb.ask(held) == f"{expert} {epoch} {target - 1}"
+    eventually(nb, held, f"{expert} {epoch} {target - 1}")
     lab.root.locator(".mtt-free").click()
     lab.wait("d.pinned === '0'")
     # the backward sweep
@@ -313,27 +308,24 @@ def test_poking(nb):
 
 
 def test_reload_second_view_and_rerun(nb):
-    lab = show(nb, "lab, asked = Live(make, fps=1000), []; lab.view.on_msg(lambda _, message, buffers: asked.append(message['kind'])); lab", "lab")
-    lab.press("start")
-    lab.wait("+d.shown > 15")
-    lab.press("pause")
-    lab.wait("d.running === '0'")
-    frames, shown = lab.data["frames"], lab.data["shown"]
+    lab = show(nb, "lab, asked = Live(make, fps=float('inf')), []; lab.view.on_msg(lambda _, message, buffers: asked.append(message['kind'])); lab", "lab.run(20); None", "lab")
+    nb.run(2)
+    lab.wait("d.shown === '20'")
     lab.root.locator(".mtt-canvas").focus()
     key(nb.page, "Home")
     lab.wait("d.shown === '1'")
-    nb.run(2)
-    nb.page.wait_for_function("n => { const all = [...document.querySelectorAll('.mtt')]; return all.length === 2 && all[1].dataset.shown === n }", arg=shown)
+    nb.run(3)
+    nb.page.wait_for_function("() => { const all = [...document.querySelectorAll('.mtt')]; return all.length === 2 && all[1].dataset.shown === '20' }")
     assert lab.data["shown"] == "1" and nb.ask("print(asked)") == "['ready']"  # the second view needs no kernel, and the first stays where it is
     nb.command("docmanager:save")
     saved = json.loads(nb.path.read_text())
     assert any("image/png" in o.get("data", {}) for c in saved["cells"] for o in c.get("outputs", []))  # for pages without a kernel
     nb.page.reload()
     nb.settle()
-    again = lab.wait(f"d.shown === '{shown}'", timeout=60_000)
-    assert again["frames"] == frames and again["points"] == shown
+    again = lab.wait("d.shown === '20'")
+    assert again["frames"] == again["points"] == "20"
     lab.press("start")
-    lab.wait(f"+d.shown > {shown}")
+    lab.wait("+d.shown > 20")
     nb.run(1)  # the cell again, while its run goes on
     nb.page.wait_for_function("() => document.querySelector('.mtt').dataset.shown === '0'")
     assert nb.ask("print(len(runs()))") == "0"
@@ -372,10 +364,10 @@ def test_trouble(nb):
 
 
 def test_two_runs_and_the_dark(nb):
-    lab = show(nb, "lab = Live(make, lambda: make(lr_img=100), names=['lr_img 10', 'lr_img 100'], fps=1000); lab.run(6); lab")
+    lab = show(nb, "lab = Live(make, lambda: make(lr_img=100), names=['lr_img 10', 'lr_img 100'], fps=float('inf')); lab.run(6); lab")
     lab.wait("d.runs === '2' && d.shown === '6'")
     nb.page.set_viewport_size(dict(width=1400, height=1000))
-    lab.wait("d.width > '920'")
+    lab.wait("+d.width > 920")
     width = lab.box()["width"]
     for x in (0, width / 2 + 10): assert {EXPERT, STUDENT} <= lab.colours(x, 20, width / 2 - 20, 200)
     assert "lr_img 10 loss" in lab.status() and "lr_img 100 loss" in lab.status()
@@ -387,8 +379,8 @@ def test_two_runs_and_the_dark(nb):
     lab.press("step")
     lab.wait("d.shown === '7' && d.running === '0'")
     nb.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
-    nb.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
-    nb.page.wait_for_timeout(500)
+    nb.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false' && !document.querySelector('#jupyterlab-splash')")  # nor is it fading
+    lab.drawn()
     dark = lab.colours(0, 20, width / 2 - 20, 200)
     nb.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
     assert DARK in dark and EXPERT not in dark
@@ -399,7 +391,7 @@ def test_two_runs_and_the_dark(nb):
 
 
 def test_voila(voila, page):
-    page.goto(voila([SETUP, "lab = Live(make, fps=1000); lab.run(5); lab"]), timeout=120_000)
+    page.goto(voila([SETUP, "lab = Live(make, fps=float('inf')); lab.run(5); lab"]), timeout=120_000)
     lab = Lab(page)
     lab.wait("d.shown === '5' && d.frames === '5'", timeout=120_000)  # sent before the page was there, and yet complete
     lab.press("step")
@@ -444,18 +436,18 @@ def test_the_lab_command(page, tmp_path):
         lab.press("step")
         lab.wait("d.shown === '1'")
         page.set_viewport_size(dict(width=300, height=800))  # a phone, and less: nothing squeezed, nothing cut off
-        page.wait_for_timeout(300)
-        wide, high = lab.root.locator(".mtt-canvas").evaluate("c => [c.width / c.clientWidth, c.height / c.clientHeight]")
-        assert wide == pytest.approx(high, rel=0.01) and page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        page.wait_for_function("""() => { const c = document.querySelector('.mtt-canvas'), even = c.width / c.clientWidth / (c.height / c.clientHeight);
+            return c.clientWidth < 300 && Math.abs(even - 1) < 0.01 && document.documentElement.scrollWidth <= innerWidth }""")
         page.set_viewport_size(dict(width=1280, height=500))
-        page.wait_for_timeout(300)
+        page.wait_for_function("() => document.querySelector('.mtt-canvas').clientWidth > 900")
+        lab.drawn()
         box = lab.box()
         swipe(page, box["x"] + box["width"] * 0.6, box["y"] + 60, 100)  # over an image: the page moves, and the image stays shut
         page.wait_for_function("top => document.querySelector('.mtt-canvas').getBoundingClientRect().top < top - 50", arg=box["y"])
         assert lab.data["image"] == ""
         assert len(kernels(tmp_path / "new")) == 1
         page.goto("about:blank")  # the page is closed, and its kernel with it
-        end = time.time() + 20
+        end = time.time() + 60
         while kernels(tmp_path / "new") and time.time() < end: time.sleep(0.2)
         assert not kernels(tmp_path / "new")
     with command_page([*lab_command, "--run", tmp_path / "run"], tmp_path / "old") as address:
@@ -463,10 +455,11 @@ def test_the_lab_command(page, tmp_path):
         lab.wait("d.shown === '40' && d.frames === '40'", timeout=120_000)
         assert not page.locator(".widget-button").count()  # nothing to start
         assert page.title() == "Replay of run" and lab.root.locator(".mtt-live").inner_text() == "Newest"
+        lab.root.evaluate("e => { const seen = window.seen = []; new MutationObserver(() => seen.push(+e.dataset.shown)).observe(e, { attributes: true }) }")
         lab.root.locator(".mtt-play").click()
-        lab.wait("d.live === '0' && +d.shown < 20")
-        lab.wait("d.live === '0' && +d.shown > 20")
-        lab.wait("d.live === '1' && document.querySelector('.mtt-play').textContent === 'Play'")  # at the end it stops
+        lab.wait("seen.some(step => step < 40) && d.live === '1' && document.querySelector('.mtt-play').textContent === 'Play'")  # at the end it stops
+        played = [step for step in page.evaluate("seen") if step < 40]
+        assert played == sorted(played) and played[0] < 20 < played[-1]
         lab.root.locator(".mtt-canvas").focus()
         key(page, "Home")
         lab.wait("d.shown === '1'")
@@ -520,6 +513,20 @@ def test_a_replay_that_crosses_with_a_tick_is_complete(page):
     assert (data["frames"], data["points"], data["shown"]) == ("21", "21", "21")
 
 
+def test_what_is_said_before_the_replay_does_no_harm(page):
+    live = Live(Plain, fps=math.inf)
+    desk = Desk(page, live)
+    live.run(3)
+    desk.talk()
+    page.evaluate(HOST, live.view._esm)  # another page of this lab, which has asked and not yet been answered
+    live.driver.reset()
+    desk.tell(*desk.told)
+    desk.told = []
+    live.run(2)
+    desk.talk()
+    assert page.locator(".mtt").nth(1).get_attribute("data-frames") == "2"
+
+
 def test_numbers_that_are_not_finite_are_shown(page):
     class Wild(Plain):
         def step(self):
@@ -536,7 +543,7 @@ def test_numbers_that_are_not_finite_are_shown(page):
 def stroke(desk, *places):
     "With the brush, through these parts of the large image"
     page = desk.page
-    page.wait_for_timeout(50)  # the panel has been brought into view
+    desk.root.locator(".mtt-big").hover()  # once the panel has been brought into view and stands still
     box = desk.root.locator(".mtt-big").bounding_box()
     places = [[box["x"] + x * box["width"], box["y"] + y * box["height"]] for x, y in places]
     page.mouse.move(*places[0])
@@ -625,6 +632,30 @@ def test_the_second_of_two_runs(make, page):
     assert desk.talk()["running"] == "1"
 
 
+def test_a_run_beside_a_recorded_one(make, page):
+    before = Live(make, fps=math.inf)
+    before.run(2)
+    live = Live(before.history, make, fps=math.inf)
+    desk = Desk(page, live)
+    live.run(1)
+    desk.talk()
+    assert "meta-step 1 of 5000" in desk.status() and "paused" in desk.status()
+    live.driver.reset()
+    desk.talk()
+    desk.root.get_by_role("button", name="Undo reset").click()
+    desk.talk()
+    assert live.driver.state.step == 1
+
+
+def test_a_segment_of_an_expert_that_was_not_yet_drawn(make, page):
+    live = Live(make, fps=math.inf)
+    desk = Desk(page, live)
+    expert = 1 - live.run(1).segment.expert
+    live._asked(None, dict(kind="segment", expert=expert, epoch=1, span=3), [])
+    assert desk.talk()["expert"] == str(expert)
+    assert STUDENT not in desk.colours(0, 20, desk.box()["width"] * 0.54, 200)  # no student's path but the changed one, and none in the legend
+
+
 def test_full_screen_makes_room_for_a_row_that_appears(make, page):
     live = Live(make, fps=math.inf)
     desk = Desk(page, live)
@@ -633,7 +664,7 @@ def test_full_screen_makes_room_for_a_row_that_appears(make, page):
     page.wait_for_function("() => document.fullscreenElement && +document.fullscreenElement.style.getPropertyValue('--mtt-scale') > 1")
     live.run(1)  # now there are student steps
     desk.talk()
-    assert desk.root.evaluate("e => e.scrollHeight <= e.clientHeight")
+    page.wait_for_function("() => document.fullscreenElement.scrollHeight <= document.fullscreenElement.clientHeight")
 
 
 def test_the_page_rests(make, page):
@@ -642,7 +673,7 @@ def test_the_page_rests(make, page):
     desk = Desk(page, live)
     live.run(5)
     desk.talk()
-    page.wait_for_timeout(600)
+    desk.wait("d.shown === '5'")
     desk.root.locator(".mtt-canvas").focus()
     assert [desk.keys("ArrowLeft")["shown"] for _ in range(3)] == ["4", "3", "2"]  # less motion, and yet what is asked for comes at once
     page.evaluate("""() => { window.drawn = 0; const f = CanvasRenderingContext2D.prototype.clearRect;
