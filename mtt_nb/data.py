@@ -7,9 +7,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from numbers import Integral
@@ -21,7 +22,7 @@ from torch import Tensor
 
 # %% auto #0
 __all__ = ['LOADERS', 'TRANSFORMS', 'plain', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise',
-           'blocks', 'ZCA', 'Streamed', 'ImageData', 'require_counts', 'drop_partials', 'fingerprint', 'balanced',
+           'blocks', 'ZCA', 'Streamed', 'ImageData', 'require_counts', 'whole_file', 'fingerprint', 'balanced',
            'make_data', 'load']
 
 # %% ../nbs/01_data.ipynb #d23c09ba
@@ -228,9 +229,21 @@ def require_counts(**numbers) -> None:
     for name, n in numbers.items():
         if not isinstance(plain(n), Integral) or n < 1: raise ValueError(f"{name} {n!r}: must be a whole number, at least 1")
 
-def drop_partials(folder: Path) -> None:
-    "Delete the unfinished files, .NAME.NUMBER.partial, that killed processes left in a folder an hour ago or earlier"
-    for old in folder.glob(".*.????????.partial"):
+# %% ../nbs/01_data.ipynb #43e96d17
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    "A temporary name beside a file, whose place it takes when the block ends; OSError, and all is as before, if that fails"
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")  # another process writes to another name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    except BaseException as e:
+        with suppress(OSError): partial.unlink()
+        if not isinstance(e, OSError): raise
+        raise OSError(f"could not write {path}: {e.strerror or e}. Nothing was changed: free space, or try another folder") from e
+    for old in path.parent.glob(".*.????????.partial"):  # of processes that were killed
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > 3600: old.unlink()
 

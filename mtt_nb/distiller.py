@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from . import __version__
 from .augment import DSA
-from .data import ImageData, seeded
+from .data import ImageData, seeded, whole_file
 from .experts import differences, load_tensors, require_network, save_tensors, understood
 from .models import FlatModel
 from .settings import Config, require
@@ -327,13 +327,10 @@ class JsonLines:
     "An observer that writes every state as one line of JSON; a run that resumes from step k first drops the lines after k"
     def __init__(self, path: Path | str, after_step=0):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self.read(self.path) if line["step"] <= after_step] if after_step else []
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with open(partial, "w") as f:
+        with whole_file(self.path) as partial, open(partial, "w") as f:
             f.write("".join(json.dumps(line) + "\n" for line in kept))
             f.flush(); os.fsync(f.fileno())
-        os.replace(partial, self.path)
     @staticmethod
     def read(path: Path | str) -> list[dict]:
         "The lines of a log as dictionaries; a last line cut short by a crash is left out"

@@ -10,7 +10,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from . import __version__
 from .augment import DSA, augmented, require_dsa
-from .data import ImageData, drop_partials, plain, require_counts, seeded
+from .data import ImageData, plain, require_counts, seeded, whole_file
 from .models import FlatModel, forward_blocks, rebuilt, require_known, training_loss
 from .speed import fast, repeatable
 
@@ -130,21 +130,11 @@ def save_tensors(
     meta: dict,  # whatever JSON can hold
 ) -> None:
     "Write one safetensors file, whole or not at all: to a temporary name beside it, then renamed"
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")  # another process writes to another name
     header = {**meta, "kind": kind, "version": __version__, "checksums": {k: checksum(t) for k, t in tensors.items()}}
     text = json.dumps(header | {"crc32": _crc_of(header)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as f:
-            f.write(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"mtt_nb": text}))
-            f.flush(); os.fsync(f.fileno())
-        os.replace(partial, path)
-        drop_partials(path.parent)
-    except BaseException as e:
-        with suppress(OSError): partial.unlink()
-        if not isinstance(e, OSError): raise
-        raise OSError(f"could not write {path}: {e.strerror or e}. Nothing was changed: free space, or try another folder") from e
+    with whole_file(path) as partial, open(partial, "wb") as f:
+        f.write(save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"mtt_nb": text}))
+        f.flush(); os.fsync(f.fileno())
 
 # %% ../nbs/04_experts.ipynb #dd3f717d
 class Damaged(ValueError):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from .data import Raw, drop_partials, fingerprint, loader, seeded, split
+from .data import Raw, fingerprint, loader, seeded, split, whole_file
 from .datasets import data_root
 
 # %% auto #0
@@ -115,17 +115,9 @@ def _uneven(file, shape, first, of_first) -> str:
 # %% ../nbs/01_folders.ipynb #d2ba5e28
 def _write(file: Path, shape: tuple, blocks: Iterator[np.ndarray]) -> None:
     "An .npy file from its pieces, whole or not at all"
-    drop_partials(file.parent)
-    partial = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")
-    try:
-        with open(partial, "xb") as f:
-            np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for block in blocks: f.write(block)
-        os.replace(partial, file)
-    except BaseException as e:
-        with suppress(OSError): partial.unlink()
-        if not isinstance(e, OSError): raise
-        raise OSError(f"could not write {file}: {e.strerror or e}. Nothing was changed: free space, or set MTT_NB_DATA") from e
+    with whole_file(file) as partial, open(partial, "wb") as f:
+        np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for block in blocks: f.write(block)
 
 # %% ../nbs/01_folders.ipynb #c56f1bb7
 def _places(root: Path | None) -> list[Path]:

@@ -6,21 +6,20 @@
 from __future__ import annotations
 import json
 import math
-import os
 import platform
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from . import __version__
-from .data import ImageData, fingerprint
+from .data import ImageData, fingerprint, whole_file
 from .distiller import ALONE, Distiller, JsonLines, load_checkpoint, require_same_run, save_checkpoint
 from .evaluate import Evaluation, accuracies, evaluate, evaluate_random, full_set, shared, train_networks
 from .experts import Damaged, check_writable, differences, read_meta
@@ -258,15 +257,8 @@ def own_name(synthetic: SyntheticSet) -> str:
     return "distilled" if "step" in synthetic.meta else synthetic.meta["method"]
 
 def write_whole(file: Path, text: str) -> None:
-    "Write a file under a temporary name, then rename it: a kill leaves the old file or the new one"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}.{os.urandom(4).hex()}.partial")  # another process writes to another name
-    try:
-        new.write_text(text, encoding="utf-8")
-        new.replace(file)
-    except OSError as e:
-        with suppress(OSError): new.unlink()
-        raise OSError(f"could not write {file} ({e.strerror or e}), which stays as it was: free space, and go on") from e
+    "Write a file, whole or not at all: a kill leaves the old one or the new one"
+    with whole_file(file) as partial: partial.write_text(text, encoding="utf-8")
 
 # %% ../nbs/39_run.ipynb #ce34bf6f
 def told_apart(synthetic: SyntheticSet) -> dict:

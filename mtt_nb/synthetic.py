@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from .augment import DSA, require_dsa
-from .data import TRANSFORMS, ImageData, Transform, image_grid, plain, seeded
+from .data import TRANSFORMS, ImageData, Transform, image_grid, plain, seeded, whole_file
 from .experts import differences, load_tensors, save_tensors, understood
 
 # %% auto #0
@@ -164,12 +164,8 @@ def _npz(synthetic: SyntheticSet, path: Path) -> None:
     parts = dict(images=synthetic.images, labels=synthetic.labels, lr=torch.tensor(synthetic.lr, dtype=torch.float64))
     parts |= {f"transform.{k}": t for k, t in synthetic.transform.tensors().items()}
     text = dict(classes=np.array(synthetic.meta["classes"]), meta=np.array(json.dumps(synthetic.meta)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as f: np.savez(f, **{k: t.detach().cpu().numpy() for k, t in parts.items()}, **text)
-        partial.replace(path)
-    finally: partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, open(partial, "wb") as f:
+        np.savez(f, **{k: t.detach().cpu().numpy() for k, t in parts.items()}, **text)
 
 def _pictures(synthetic: SyntheticSet, path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
