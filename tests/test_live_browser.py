@@ -363,6 +363,12 @@ def test_trouble(nb):
     nb.settle()
 
 
+def change_theme(page, name):
+    "Until JupyterLab has it, and its splash is gone"
+    page.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', { theme: `JupyterLab ${name}` })", name)
+    page.wait_for_function("light => document.body.dataset.jpThemeLight === light && !document.querySelector('#jupyterlab-splash')", arg=str(name == "Light").lower())
+
+
 def test_two_runs_and_the_dark(nb):
     lab = show(nb, "lab = Live(make, lambda: make(lr_img=100), names=['lr_img 10', 'lr_img 100'], fps=float('inf')); lab.run(6); lab")
     lab.wait("d.runs === '2' && d.shown === '6'")
@@ -378,11 +384,10 @@ def test_two_runs_and_the_dark(nb):
     nb.page.wait_for_function("high => document.querySelector('.mtt-canvas').clientHeight < 1.1 * high", arg=high)
     lab.press("step")
     lab.wait("d.shown === '7' && d.running === '0'")
-    nb.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
-    nb.page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false' && !document.querySelector('#jupyterlab-splash')")  # nor is it fading
+    change_theme(nb.page, "Dark")
     lab.drawn()
     dark = lab.colours(0, 20, width / 2 - 20, 200)
-    nb.page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+    change_theme(nb.page, "Light")  # whose splash takes the keys, too
     assert DARK in dark and EXPERT not in dark
     lab.root.locator(".mtt-canvas").focus()
     key(nb.page, "Home")
