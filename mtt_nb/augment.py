@@ -216,7 +216,7 @@ class DSA(Strategy):
         if "color" in self.operations: x = adjust_color(x, p["brightness"], p["saturation"], p["contrast"])
         if GEOMETRIC & set(self.operations): x = warp(x, affine(p, *x.shape[2:]))
         if "cutout" not in self.operations: return x
-        return x.masked_fill(hole(p["cut_x"], p["cut_y"], *x.shape[2:], self.magnitudes["cutout"]), 0)
+        return x * ~hole(p["cut_x"], p["cut_y"], *x.shape[2:], self.magnitudes["cutout"])  # faster than masked_fill
 
 # %% ../nbs/02_augment.ipynb #986c0ef2
 def require_dsa(augment: DSA | None) -> None:

@@ -169,13 +169,13 @@ def main(
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # for a terminal without ±
     try: app(args)
     except Stopped as e:
-        say(f"\n{e}: run the same command again to go on")
+        say(f"\n{e}: run the same command again to resume")
         sys.exit(0 if isinstance(e, TimeUp) else 130)
     except SystemExit as e:
         if e.code == 130: say("\nstopped; what was finished is on disk")  # Ctrl-C, of which typer makes an exit
         raise
     except Lost as e:
-        say(f"mtt-nb: {e}: the run ends here; the same command goes on from its last checkpoint")
+        say(f"mtt-nb: {e}: the run ends here; the same command resumes from its last checkpoint")
         sys.exit(1)
     except (ValueError, OSError) as e:
         say(f"mtt-nb: {e}")
@@ -575,7 +575,7 @@ def lab(
     preset: Annotated[str | None, typer.Option(help="Settings of the new run; by default digits-ipc1.")] = None,
     experts: Annotated[Path | None, typer.Option(help="Folder of experts; by default, one in runs is filled.")] = None,
     root: Root = None,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the new run; by default 0.")] = None,
     device: Device = "auto",
     port: Annotated[int, typer.Option(help="Port of the page on this machine.", min=1, max=65535)] = 8866,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
@@ -583,8 +583,9 @@ def lab(
     "Open the live lab as a page: watch a distillation, or replay finished runs."
     missing = [name for name in ("voila", "ipywidgets", "nbformat") if not find_spec(name)]
     if missing: raise ValueError(f"the lab needs {', '.join(missing)}: pip install 'mtt_nb[lab]'")
-    if run and (preset or experts or root): raise ValueError("--run shows a run as it was: leave out --preset, --experts, --root")
-    preset = preset or "digits-ipc1"
+    if run and (preset or experts or root or seed is not None or device != "auto"):
+        raise ValueError("--run shows a run as it was: leave out --preset, --experts, --root, --seed and --device")
+    preset, seed = preset or "digits-ipc1", seed or 0
     if run:
         lab_replay(run)  # an error now, not in the page
         runs = [r.resolve() for r in run]

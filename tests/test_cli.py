@@ -165,7 +165,8 @@ def test_bad_input_is_one_line(folder, tmp_path):
     refused(run("distill", "--method", "random", "--eval-every", 7, cwd=tmp_path), "random", "--eval-every")
     refused(run("reproduce", "digits", "--n", 0, cwd=tmp_path), "n 0")
     refused(run("evaluate", folder / "run/distilled.safetensors", "--learned-steps", "--epochs", 7, cwd=tmp_path), "--epochs")
-    refused(run("lab", "--run", folder / "run", "--preset", "digits-ipc1", cwd=tmp_path), "--preset")
+    for option, value in (("--preset", "digits-ipc1"), ("--seed", 1), ("--device", "cpu")):
+        refused(run("lab", "--run", folder / "run", option, value, cwd=tmp_path), option)
     refused(run("evaluate", folder / "run/distilled.safetensors", "--learned-steps", cwd=tmp_path), "learned steps")
     (tmp_path / "file").write_text("")
     refused(run(*EXPERTS, "--out", "file", cwd=tmp_path), "file")
