@@ -4,7 +4,9 @@
 
 # %% ../nbs/40_bench.ipynb #b3cdbd95
 from __future__ import annotations
+import ctypes
 import gc
+import os
 import platform
 import statistics
 import time
@@ -27,14 +29,14 @@ from .experts import sgd_step, train_experts
 from .matching import matching_loss
 from .models import FlatModel, build
 from .settings import require
-from .speed import Fast, fast, libc, recorded, repeatable, return_memory
+from .speed import LARGE_PAGES, Fast, fast, recorded, repeatable
 from .unroll import adjoint_step, gradient, student_step, unroll
 
 # %% auto #0
 __all__ = ['VARIANTS', 'SIDE_BY_SIDE', 'TASKS', 'COLUMNS', 'Inputs', 'inputs', 'reference_step', 'package_step', 'errors',
-           'arithmetic', 'seconds', 'on_threads', 'peak_rates', 'peak_growth', 'by_loader', 'meta_step', 'recording',
-           'evaluation', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak', 'processor', 'machine',
-           'ratio', 'table', 'bench']
+           'arithmetic', 'seconds', 'on_threads', 'peak_rates', 'libc', 'peak_growth', 'by_loader', 'meta_step',
+           'recording', 'evaluation', 'return_memory', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak',
+           'processor', 'machine', 'ratio', 'table', 'bench']
 
 # %% ../nbs/40_bench.ipynb #7d3e4c61
 class Inputs(NamedTuple):
@@ -143,6 +145,11 @@ def peak_rates(device="cpu", times=10, tf32=False) -> dict[str, float]:
                 best["convolution"] = max(best["convolution"], rate(2 * x.numel() * 128 * 9, conv))
         return best | {"matmul": rate(2 * 2048**3, lambda: a @ a)}
 
+# %% ../nbs/40_bench.ipynb #4611f7c6
+def libc(name: str, *values: int) -> None:
+    "Call a function of the C library if it has one of this name; glibc has some that control its memory"
+    with suppress(AttributeError, OSError, TypeError): getattr(ctypes.CDLL(None), name)(*values)
+
 # %% ../nbs/40_bench.ipynb #0290663a
 def peak_growth(f: Callable, device="cpu") -> int | None:
     "Bytes by which the memory in use grows at most while `f` runs; None where neither CUDA nor Linux can tell"
@@ -216,6 +223,13 @@ def evaluation(variant: str, device, epochs=1000) -> Callable[[bool], None]:
         by_loader(model, x, y, 0.05, epochs=e, momentum=0.9, decay=5e-4, half=True, **options)
     return run
 
+# %% ../nbs/40_bench.ipynb #7220817d
+def return_memory(freed: bool) -> None:
+    "Set whether glibc returns large arrays to the system when they are freed; by default it returns some"
+    libc("mallopt", -4, 2**16 if freed else 0)  # M_MMAP_MAX: how many arrays may have a mapping of their own
+    libc("mallopt", -3, 2**17)  # M_MMAP_THRESHOLD: from which size on
+    libc("mallopt", -1, 2**17 if freed else 2**31 - 1)  # M_TRIM_THRESHOLD: how much may lie free at the end
+
 # %% ../nbs/40_bench.ipynb #6ca21f50
 def serve(pipe, make: Callable, variant: str, device, threads: int, settings: dict) -> None:
     "In a process of its own: get ready, report how long that took and how memory grows in a full run, then time runs on request"
@@ -235,7 +249,8 @@ def serve(pipe, make: Callable, variant: str, device, threads: int, settings: di
 @contextmanager
 def workers(make, variants, device, threads, settings) -> Iterator[dict]:
     "A running process for each variant: its end of the pipe by its name"
-    context, pipes, processes = get_context("spawn"), {}, []
+    context, pipes, processes, pages = get_context("spawn"), {}, [], os.environ[LARGE_PAGES]
+    os.environ[LARGE_PAGES] = "0"  # which a new process inherits
     try:
         for variant in variants:
             pipes[variant], theirs = context.Pipe()
@@ -244,6 +259,7 @@ def workers(make, variants, device, threads, settings) -> Iterator[dict]:
             theirs.close()  # so that its end is noticed here
         yield pipes
     finally:
+        os.environ[LARGE_PAGES] = pages
         for pipe in pipes.values():
             with suppress(OSError): pipe.send(False)  # enough
         for p in processes: p.join(5); p.terminate()
@@ -283,7 +299,7 @@ def _cifar(batch, steps, **kw) -> Task: return Task(meta_step, dict(shape=(3, 32
 
 # %% ../nbs/40_bench.ipynb #1c5e1348
 TASKS = {
-    "digits, 10 images, N=20": Task(meta_step, dict(shape=(1, 8, 8), batch=10, steps=20, width=32), rounds=15),
+    "digits, 10 images, N=20": Task(meta_step, dict(shape=(1, 8, 8), batch=10, steps=20, width=32), rounds=200),
     "32x32, 10 images, N=10": _cifar(10, 10), "32x32, 10 images, N=50": _cifar(10, 50, rounds=3),
     "32x32, 10 images, N=200": _cifar(10, 200, variants=("constant",), rounds=1),
     "32x32, 100 images, N=10": _cifar(100, 10, rounds=3), "32x32, 100 images, N=30": _cifar(100, 30, rounds=1),

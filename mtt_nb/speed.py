@@ -4,14 +4,14 @@
 
 # %% ../nbs/03_speed.ipynb #345e81c2
 from __future__ import annotations
-import ctypes
 import math
+import os
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import cache, lru_cache, partial
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
 # %% auto #0
-__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient', 'separate_gradients',
-           'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product', 'gradient_as_product', 'channels_last',
-           'channels_last_gradient', 'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'libc',
-           'return_memory', 'keep_memory', 'repeatable']
+__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'LARGE_PAGES', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient',
+           'separate_gradients', 'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product',
+           'gradient_as_product', 'channels_last', 'channels_last_gradient', 'first_of', 'recorded', 'compiled',
+           'Replayed', 'Fast', 'fast', 'repeatable']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -236,32 +236,16 @@ def fast(step: Callable, *fixed) -> Fast:
     "The step with its first arguments fixed, through `Fast`: made once and reused as long as they are the same objects"
     return Fast(partial(step, *fixed))
 
-# %% ../nbs/03_speed.ipynb #973656ba
-def libc(name: str, *values: int) -> None:
-    "Call a function of the C library if it has one of this name; glibc has some that control its memory"
-    with suppress(AttributeError, OSError, TypeError): getattr(ctypes.CDLL(None), name)(*values)
-
-def return_memory(freed: bool) -> None:
-    "Set whether glibc returns large arrays to the system when they are freed; by default it returns some"
-    libc("mallopt", -4, 2**16 if freed else 0)  # M_MMAP_MAX: how many arrays may have a mapping of their own
-    libc("mallopt", -3, 2**17)  # M_MMAP_THRESHOLD: from which size on
-    libc("mallopt", -1, 2**17 if freed else 2**31 - 1)  # M_TRIM_THRESHOLD: how much may lie free at the end
-
-# %% ../nbs/03_speed.ipynb #ae45c00c
-@cache
-def keep_memory() -> None:
-    "Keep freed memory for the next arrays, from the first call on: up to 2 GiB at the end of the process's memory"
-    return_memory(False)
+# %% ../nbs/03_speed.ipynb #a3730f4f
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch's name: 1 puts arrays from 2 MB on into large pages, where the system has them
+if LARGE_PAGES not in os.environ: os.environ[LARGE_PAGES] = "1"
 
 # %% ../nbs/03_speed.ipynb #8f02e009
 ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switches, and the arrays of a graph, exist only once
 
 @contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
-    """For all training: CUDA takes algorithms that give the same bits each time, and rounds factors to TF32 only where allowed.
-
-    A CPU keeps its memory from here on (`keep_memory`)."""
-    keep_memory()
+    "Within it CUDA takes algorithms that give the same bits each time, and rounds factors to TF32 only where allowed"
     wanted = {"allow_tf32": tf32, "fp32_precision": "tf32" if tf32 else "ieee", "deterministic": True}
     with ONE_AT_A_TIME if torch.cuda.is_available() else nullcontext():
         before = [(where, name, _setting(where, name)) for where, name in _switches()]
