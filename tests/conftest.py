@@ -17,7 +17,8 @@ import urllib.request
 import pytest
 import torch
 
-torch.set_num_threads(1)  # as the processes that tests start: what is compared to the last bit must be added in the same order
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, as here: else the last bits differ
+torch.set_num_threads(1)
 
 CHROME = os.environ.get("CHROME") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
