@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from . import __version__
 from .augment import DSA
-from .data import load, seeded
+from .data import LARGE_PAGES, load, seeded
 from .evaluate import train_networks
 from .experts import sgd_step, train_experts
 from .matching import matching_loss
 from .models import FlatModel, build
 from .settings import require
-from .speed import LARGE_PAGES, Fast, fast, recorded, repeatable
+from .speed import Fast, fast, recorded, repeatable
 from .unroll import adjoint_step, gradient, student_step, unroll
 
 # %% auto #0

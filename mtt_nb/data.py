@@ -21,9 +21,13 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['LOADERS', 'TRANSFORMS', 'plain', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits', 'Transform', 'Normalise',
-           'blocks', 'ZCA', 'Streamed', 'ImageData', 'require_counts', 'whole_file', 'fingerprint', 'balanced',
-           'make_data', 'load']
+__all__ = ['LARGE_PAGES', 'LOADERS', 'TRANSFORMS', 'plain', 'seeded', 'image_grid', 'Raw', 'loader', 'split', 'digits',
+           'Transform', 'Normalise', 'blocks', 'ZCA', 'Streamed', 'ImageData', 'require_counts', 'whole_file',
+           'fingerprint', 'balanced', 'make_data', 'load']
+
+# %% ../nbs/01_data.ipynb #2c761cce
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch's name: 1 puts arrays from 2 MB on into large pages, where the system has them
+if LARGE_PAGES not in os.environ: os.environ[LARGE_PAGES] = "1"
 
 # %% ../nbs/01_data.ipynb #d23c09ba
 def plain(x):

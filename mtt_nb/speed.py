@@ -5,7 +5,6 @@
 # %% ../nbs/03_speed.ipynb #345e81c2
 from __future__ import annotations
 import math
-import os
 import sys
 import threading
 import time
@@ -21,10 +20,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
 # %% auto #0
-__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'LARGE_PAGES', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient',
-           'separate_gradients', 'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product',
-           'gradient_as_product', 'channels_last', 'channels_last_gradient', 'first_of', 'recorded', 'compiled',
-           'Replayed', 'Fast', 'fast', 'repeatable']
+__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient', 'separate_gradients',
+           'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product', 'gradient_as_product', 'channels_last',
+           'channels_last_gradient', 'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'repeatable']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -235,10 +233,6 @@ class Fast:
 def fast(step: Callable, *fixed) -> Fast:
     "The step with its first arguments fixed, through `Fast`: made once and reused as long as they are the same objects"
     return Fast(partial(step, *fixed))
-
-# %% ../nbs/03_speed.ipynb #a3730f4f
-LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # PyTorch's name: 1 puts arrays from 2 MB on into large pages, where the system has them
-if LARGE_PAGES not in os.environ: os.environ[LARGE_PAGES] = "1"
 
 # %% ../nbs/03_speed.ipynb #8f02e009
 ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switches, and the arrays of a graph, exist only once
