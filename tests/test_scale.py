@@ -123,12 +123,21 @@ def test_ranks_record_what_one_process_records(folder, tmp_path):
 
 
 def test_when_a_rank_is_killed_the_others_finish_and_its_expert_is_redone(folder, tmp_path):
-    "Two ranks, and a third process that joins them knowing nothing but the folder"
+    "Two ranks, halted as each is at work on an expert, and a third process that joins them knowing nothing but the folder"
     out = tmp_path / "experts"
-    with started([*EXPERTS, out], tmp_path, size=2) as both, started([*EXPERTS, out], tmp_path) as lone:
-        wait_until(lambda: len(list(out.glob(".*.lock"))) == 3)  # each at work on an expert of its own
-        both[1].kill()
-        assert ended([*both, *lone]) == [0, -signal.SIGKILL, 0]
+    def send(what, *processes):
+        for p in processes: os.kill(p.pid, what)
+    def at_work(): return len({p.name[1:-5] for p in out.glob(".*.lock")} - {p.name for p in out.glob("expert_*")})
+    with started([*EXPERTS, out], tmp_path, size=2) as both:
+        while at_work() < 2:
+            send(signal.SIGCONT, *both)
+            wait_until(lambda: at_work() == 2)
+            send(signal.SIGSTOP, *both)  # one may just have been done with its own
+        with started([*EXPERTS, out], tmp_path) as lone:
+            wait_until(lambda: len(list(out.glob("expert_*"))) == at_work() == 2)  # it has done all that is free
+            send(signal.SIGKILL, both[1])
+            send(signal.SIGCONT, both[0])
+            assert ended([*both, *lone]) == [0, -signal.SIGKILL, 0]
     assert same_experts(out, folder / "experts")
 
 
