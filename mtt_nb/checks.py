@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -30,7 +31,7 @@ from .data import ImageData, load, seeded
 __all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'verdict',
            'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
            'toy_sweep', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted', 'check_shift',
-           'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'check_minibatches',
+           'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'cycle', 'check_minibatches',
            'points_of_rank', 'onto', 'Largest', 'check_plane', 'check_residual', 'toy_features', 'classes_of',
            'class_means', 'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'Shell', 'plain',
            'run_notebook', 'grade']
@@ -241,8 +242,11 @@ def check_unroll(my_unroll):
         "only the last step's images get a gradient: the graph was cut between the steps": last,
         "each step's images get a gradient as if no step followed: theta was detached for the gradient":
             _cut(theta, xs, ys, lr, v)}, "the gradient of the images")
+    def moved(t, lr): return toy_walk(t, xs, ys, lr)[-1] @ v
     dlr = slope(end @ v, leaves[2], CUT.format("the learning rate", "Keep it a tensor"))
-    explain(dlr, finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ v, lr), {}, "the learning rate's gradient")
+    explain(dlr, finite(partial(moved, theta), lr), {}, "the learning rate's gradient")
+    dtheta = slope(end @ v, leaves[0], CUT.format("theta", "The walk starts from theta itself, not from a detached copy"))
+    explain(dtheta, finite(partial(moved, lr=lr), theta), {}, "theta's gradient")
 
 # %% ../nbs/50_checks.ipynb #ceb3e18f
 def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, at=0, late=False) -> tuple[Tensor, Tensor]:
@@ -490,6 +494,11 @@ def _broken(batches: Tensor, n: int) -> str:
         return f"of each order of {n} images, {n - whole} are thrown away at its end: the next batch should begin with them"
     return f"of {n} images some come again before all have been seen: each step draws anew. Cut one stream into batches"
 
+def cycle(order: Tensor) -> tuple[int, ...]:
+    "An order of 0..n-1, from 0 on and in the direction that comes first: the same for the order turned, or read backwards"
+    first, *rest = order.roll(-int(order.argmin())).tolist()
+    return first, *min(rest, rest[::-1])
+
 # %% ../nbs/50_checks.ipynb #18cbd9f4
 @check
 def check_minibatches(my_minibatches):
@@ -501,6 +510,7 @@ def check_minibatches(my_minibatches):
         orders = got.flatten()[:steps * size // n * n].view(-1, n)
         require(not torch.equal(orders[0], torch.arange(n)), "the images come in their own order: shuffle them")
         require(len(orders) < 2 or not (orders == orders[0]).all(), "every order is the same: draw a new one when one is used up")
+        require(n < 12 or len({cycle(o) for o in orders}) == len(orders), "an order comes again, or turned: draw each of them anew")
     a, b, c = (my_minibatches(40, 2, 20, seeded(seed)) for seed in (1, 1, 2))
     require(torch.equal(a, b), "two generators in the same state give different batches: it also draws from something else")
     require(not torch.equal(a, c), "two generators in different states give the same batches: it does not draw from them")
@@ -509,17 +519,24 @@ def check_minibatches(my_minibatches):
 
 # %% ../nbs/50_checks.ipynb #1931bc98
 def points_of_rank() -> tuple[Tensor, np.ndarray]:
-    "Nine points in 20 dimensions, and in the columns of a matrix the axes of their covariance, the longest first"
+    "Nine points in 500 dimensions, and in the columns of a matrix the axes of their covariance, the longest first"
     g = seeded("plane")
-    x = torch.randn(9, 5, generator=g).double() * torch.tensor([5, 3, 1, 0.5, 0.2]) @ torch.randn(5, 20, generator=g).double() + 4
+    x = torch.randn(9, 5, generator=g).double() * torch.tensor([5, 3, 1, 0.5, 0.2]) @ torch.randn(5, 500, generator=g).double() + 4
     return x, np.linalg.eigh(np.cov(x.numpy().T))[1][:, ::-1].copy()
 
 def onto(axes) -> Tensor: return torch.as_tensor(axes).T @ torch.as_tensor(axes)
 
 # %% ../nbs/50_checks.ipynb #cd8b554a
 class Largest(TorchFunctionMode):
-    "Keeps the size of the largest tensor that is made"
+    "Keeps how many numbers the largest tensor has that is made, or all that NumPy makes if these are more"
     n = 0
+    def __enter__(self):
+        tracemalloc.start()
+        return super().__enter__()
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.n = max(self.n, tracemalloc.get_traced_memory()[1] // 8)  # 8 bytes each
+        tracemalloc.stop()
     def __torch_function__(self, f, types, args=(), kwargs=None):
         out = f(*args, **(kwargs or {}))
         for t in out if isinstance(out, (tuple, list)) else (out,):
@@ -529,11 +546,12 @@ class Largest(TorchFunctionMode):
 @check
 def check_plane(my_plane):
     x, u = points_of_rank()
-    with Largest() as made: got = my_plane(x)
+    got = my_plane(x)
+    with Largest() as made: my_plane(x)  # once more, with all imports done
     require(isinstance(got, (tuple, list)) and len(got) == 2, "return two things, the centre and the two axes")
-    centre = shaped(got[0], (20,), "the centre")
-    require(not isinstance(got[1], Tensor) or got[1].shape != (20, 2), "the axes are columns: each should be a row, [2,P]")
-    axes, span = shaped(got[1], (2, 20), "the pair of axes"), np.linalg.svd(x.numpy())[2]
+    centre = shaped(got[0], (500,), "the centre")
+    require(not isinstance(got[1], Tensor) or got[1].shape != (500, 2), "the axes are columns: each should be a row, [2,P]")
+    axes, span = shaped(got[1], (2, 500), "the pair of axes"), np.linalg.svd(x.numpy(), full_matrices=False)[2]
     explain(centre, x.mean(0), {"the centre is the first point: take the mean of all": x[0]}, "the centre")
     unit = F.normalize(axes, dim=1)
     require(((x - centre) @ unit.T).norm() > 1e-6, "along these axes the points do not differ: you took the last, not the first")
@@ -542,8 +560,8 @@ def check_plane(my_plane):
         "these are the second and the third axis": onto(u[:, 1:3].T)}, "the plane")
     require(near(unit, axes), "the axes are not of length 1: leave the singular values out of them")
     require(near(onto(axes[:1]), onto(u[:, :1].T)), "the axes are in the wrong order: the largest variance comes first")
-    require(made.n < 20 * 20, "right, but with a matrix of P x P numbers, too many for P in the thousands. The svd has an "
-                              "option for that, and an n x n eigenproblem works too")
+    require(made.n < 500 * 500, "right, but with a matrix of P x P numbers, too many for P in the thousands. The svd has an "
+                                "option for that, and an n x n eigenproblem works too")
 
 # %% ../nbs/50_checks.ipynb #6f6a7927
 @check
@@ -561,6 +579,8 @@ def check_residual(my_residual):
         "the centre is not subtracted first": (x - x @ axes.T @ axes).norm(dim=1),
         "these are shares of the whole distance": left / away.norm(dim=1),
         "the centre is missing in the point that is subtracted": (x - away @ axes.T @ axes).norm(dim=1)}, "the distance")
+    with Largest() as made: my_residual(x, centre, axes)
+    require(made.n < 500 * 500, "right, but with a matrix of P x P numbers: multiply by one factor after the other")
 
 # %% ../nbs/50_checks.ipynb #e9848e1c
 def toy_features(seed: int) -> Tensor:
@@ -654,9 +674,10 @@ def _check_set(x, y, data: ImageData) -> None:
     require((counts == counts[0]).all(), f"images per class: {counts.tolist()}. Use the same number for every class")
 
 # %% ../nbs/50_checks.ipynb #df2b8f5c
-def copied(x: Tensor, of: Tensor) -> bool:
-    "Whether an image of x is one of the others"
-    return bool((torch.cdist(x.flatten(1), of.flatten(1), compute_mode="donot_use_mm_for_euclid_dist") < 1e-3).any())
+def copied(x: Tensor, of: Tensor, own: Tensor) -> bool:
+    "Whether an image of x is one of the others, or much nearer to one of them than to all of its own"
+    near, far = (torch.cdist(x.flatten(1), y.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").amin(1) for y in (of, own))
+    return bool((near < 0.2 * far).any())
 
 # %% ../nbs/50_checks.ipynb #5bcdabbb
 @check
@@ -673,7 +694,7 @@ def check_distill(my_distill):
     require(same(*again), "two calls with generators in the same state differ: what else does it draw from?")
     require(same(*without), "the result depends on the test images: they are for the final evaluation only")
     for part in ("val", "test"):
-        require(not copied(x, getattr(data, f"x_{part}")), f"it returns an image of the {part} part: those are for evaluation")
+        require(not copied(x, getattr(data, f"x_{part}"), data.x_train), f"it returns an image of the {part} part: those are for evaluation")
 
 # %% ../nbs/50_checks.ipynb #81e2d7f4
 class Shell:
