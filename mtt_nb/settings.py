@@ -127,7 +127,8 @@ _DOUBTS = {
     ("cifar10", 1): "; TESLA, and a log of 2026 that reached 45.8 %, took lr_img 1000",
     ("cifar10", 10): "; lr_img in the README of MTT is a typo, says its issue 31, where 100 and 1000 worked; "
                      "a log of 2026 reached 65.7 % with lr_img 1000 and lr_teacher 0.01",
-    ("cifar10", 50): "; HaBa prints lr_teacher 0.01; a log of 2026 reached 71.9 % with ZCA, lr_teacher 0.01 and batch_syn 125",
+    ("cifar10", 50): "; HaBa prints max_start_epoch 20, lr_img 100 and lr_teacher 0.01; "
+                     "a log of 2026 reached 71.9 % with ZCA, lr_teacher 0.01 and batch_syn 125",
     **dict.fromkeys([("tiny-imagenet", 1), ("tiny-imagenet", 10)],
                     "; the command names no network, so depth 3; 4 is the paper's"),
     **dict.fromkeys([(name, ipc) for name in SUBSETS for ipc in (1, 10)],
