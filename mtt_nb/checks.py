@@ -510,7 +510,7 @@ def check_minibatches(my_minibatches):
         orders = got.flatten()[:steps * size // n * n].view(-1, n)
         require(not torch.equal(orders[0], torch.arange(n)), "the images come in their own order: shuffle them")
         require(len(orders) < 2 or not (orders == orders[0]).all(), "every order is the same: draw a new one when one is used up")
-        require(n < 12 or len({cycle(o) for o in orders}) == len(orders), "an order comes again, or turned: draw each of them anew")
+        require(n < 12 or len({cycle(o) for o in orders}) == len(orders), "an order comes again, or turned: draw each anew")
     a, b, c = (my_minibatches(40, 2, 20, seeded(seed)) for seed in (1, 1, 2))
     require(torch.equal(a, b), "two generators in the same state give different batches: it also draws from something else")
     require(not torch.equal(a, c), "two generators in different states give the same batches: it does not draw from them")
@@ -521,7 +521,8 @@ def check_minibatches(my_minibatches):
 def points_of_rank() -> tuple[Tensor, np.ndarray]:
     "Nine points in 500 dimensions, and in the columns of a matrix the axes of their covariance, the longest first"
     g = seeded("plane")
-    x = torch.randn(9, 5, generator=g).double() * torch.tensor([5, 3, 1, 0.5, 0.2]) @ torch.randn(5, 500, generator=g).double() + 4
+    sizes = torch.randn(9, 5, generator=g).double() * torch.tensor([5, 3, 1, 0.5, 0.2])
+    x = sizes @ torch.randn(5, 500, generator=g).double() + 4
     return x, np.linalg.eigh(np.cov(x.numpy().T))[1][:, ::-1].copy()
 
 def onto(axes) -> Tensor: return torch.as_tensor(axes).T @ torch.as_tensor(axes)
@@ -694,7 +695,8 @@ def check_distill(my_distill):
     require(same(*again), "two calls with generators in the same state differ: what else does it draw from?")
     require(same(*without), "the result depends on the test images: they are for the final evaluation only")
     for part in ("val", "test"):
-        require(not copied(x, getattr(data, f"x_{part}"), data.x_train), f"it returns an image of the {part} part: those are for evaluation")
+        copies = copied(x, getattr(data, f"x_{part}"), data.x_train)
+        require(not copies, f"it returns an image of the {part} part: those are for evaluation")
 
 # %% ../nbs/50_checks.ipynb #81e2d7f4
 class Shell:
