@@ -620,6 +620,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mtt_nb.models.FlatModel.init': ('models.html#flatmodel.init', 'mtt_nb/models.py'),
                                'mtt_nb.models.FlatModel.to': ('models.html#flatmodel.to', 'mtt_nb/models.py'),
                                'mtt_nb.models.FlatModel.unflatten': ('models.html#flatmodel.unflatten', 'mtt_nb/models.py'),
+                               'mtt_nb.models.FlatModel.vmaps': ('models.html#flatmodel.vmaps', 'mtt_nb/models.py'),
                                'mtt_nb.models.Layers': ('models.html#layers', 'mtt_nb/models.py'),
                                'mtt_nb.models.Layers.__getitem__': ('models.html#layers.__getitem__', 'mtt_nb/models.py'),
                                'mtt_nb.models.LeNet': ('models.html#lenet', 'mtt_nb/models.py'),

@@ -116,7 +116,9 @@ class _Run:
     @property
     def identity(self) -> str:
         "JSON of all that the run depends on: everything except how long to go on"
-        return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from), sort_keys=True)
+        now, usual = ((a.strategy, a.options) for a in (self.augment, DSA(self.config.augment, mode=self.config.augment_mode)))
+        own = {} if now == usual else dict(augment=now[0], augment_options=now[1])  # where `augment` was set to another
+        return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from) | own, sort_keys=True)
 
 # %% ../nbs/06_distiller.ipynb #e71165c1
 class Alone:
@@ -280,7 +282,8 @@ class Distiller(_Between):
         finite = torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all()
         if finite: vars(self).update(after, moments=moments)
         elif not self.config.skip_nonfinite:
-            sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in self.learns.values())
+            sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in dict.fromkeys([*self.learns.values(), *self.knobs])
+                              if s.startswith("lr_"))
             raise Diverged(f"meta-step {self.steps + 1} has loss {loss.item():.3g} or an update that is not finite: "
                            f"lower {sizes}, or leave such steps out: skip_nonfinite=True")
         self.steps += 1
@@ -337,7 +340,7 @@ class JsonLines:
         lines, read = Path(path).read_text(errors="replace").split("\n") if Path(path).exists() else [], []
         for i, line in enumerate(lines[:-1], 1):
             try: read.append(json.loads(line))
-            except ValueError: raise ValueError(f"{path}: line {i} is damaged: remove it, or move the file away") from None
+            except ValueError: raise ValueError(f"{path}: line {i} is damaged: restore the file, or begin in another folder") from None
         return read
     def settle(self) -> None:
         "Force what was written onto the disk, where it survives a power cut"

@@ -321,13 +321,18 @@ def require_network(model: FlatModel, data: ImageData) -> None:
     theta, again = (model.init(seeded(0, device=data.device)) for _ in range(2))
     if not torch.equal(theta, again):
         raise ValueError(f"{model}: one seed gave different parameters; let its reset_parameters draw by torch.nn.init alone")
-    try: got, same = (model(theta, data.x_train[:1]) for _ in range(2))
-    except RuntimeError as e: raise ValueError(f"{model} does not take images of {data.name}, {data.shape}: {e}") from None
-    if got.shape != (1, data.n_classes):
-        raise ValueError(f"{model} gives {tuple(got.shape)} for one image, but {data.name} has {data.n_classes} classes: "
-                         f"build it with n_classes={data.n_classes}")
-    if not torch.allclose(got, same, rtol=1e-3, atol=1e-3):
+    try: got, same, beside = (model(theta, data.x_train[:n]) for n in (1, 1, 2))
+    except Exception as e: raise ValueError(f"{model} does not take images of {data.name}, {data.shape}: {e}") from e
+    shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+    if shape != (1, data.n_classes):
+        raise ValueError(f"{model} gives {shape} for one image, but must give logits (1, {data.n_classes}), as {data.name} has "
+                         f"{data.n_classes} classes")
+    def near(a, b): return torch.allclose(a, b, rtol=1e-3, atol=1e-3)
+    if not near(got, same):
         raise ValueError(f"{model} gives different outputs for the same input: remove what is random in it or keeps a state")
+    if not near(got, beside[:1]):
+        raise ValueError(f"{model} gives an image other outputs when another image is in its batch: normalise each image by itself, "
+                         "as instance, layer and group norm do")
 
 # %% ../nbs/04_experts.ipynb #160c561a
 def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume: bool) -> None:
@@ -441,14 +446,18 @@ def store_experts(
     require_network(model, data)
     if _headers(path): raise ValueError(f"{path} already holds experts: choose another folder")
     check_writable(path)
+    some = data.x_train[:2000], data.y_train[:2000]
+    share = some[1].bincount().max().item() / len(some[1])  # of the most frequent class
+    guessed = share + 3 * math.sqrt(share * (1 - share) / len(some[1]))  # three standard errors above
     try:
         for i, theta in enumerate(t.float() for t in paths):
             if theta.ndim != 2 or theta.shape[1] != model.n_params or len(theta) < 2 or not theta.isfinite().all():
                 raise ValueError(f"expert {i} {tuple(theta.shape)}: must be finite numbers [epochs + 1, {model.n_params}]")
-            right, epochs = accuracy(model, theta[-1].to(data.device), *data.part("val")), len(theta) - 1
-            if right < 1.5 / data.n_classes:
-                raise ValueError(f"expert {i} classifies {right:.1%} of {data.name} correctly at its end: it is of other data, "
-                                 "another network, or its numbers are in another order")
+            learned, epochs = accuracy(model, theta[-1].to(data.device), *some), len(theta) - 1
+            if learned <= guessed:
+                raise ValueError(f"expert {i} classifies {learned:.1%} of training images of {data.name} correctly at its end, which "
+                                 "could be guessed: it is of other data, another network, or its numbers are in another order")
+            right = accuracy(model, theta[-1].to(data.device), data.x_val, data.y_val) if len(data.x_val) else None
             settings = _settings(data, model, augment=augment, lr=lr, batch_size=batch_size, epochs=epochs, seed=None,
                                  dtype="float32", tf32=None)
             files.append(_file(path, i))

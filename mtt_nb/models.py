@@ -168,7 +168,7 @@ def _refuse(module: nn.Module) -> None:
         layer = f"layer {name!r} ({type(m).__name__})"
         if getattr(m, "running_mean", None) is not None:
             raise ValueError(f"{layer} keeps running statistics, which are not parameters, so a path of parameters would not "
-                             "determine the network. Use norm='instance', or another norm without running statistics")
+                             "determine the network. Use a norm of each image by itself, as norm='instance'")
         if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0:
             raise ValueError(f"{layer} draws random numbers in each call, so that a step could not be repeated for its gradient. "
                              "Set p=0")
@@ -196,7 +196,7 @@ class FlatModel:
             self.module = copy.deepcopy(module)  # a shell: its own parameters are never used
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
         self.sizes = [s.numel() for s in self.shapes.values()]
-        self.n_params = sum(self.sizes)
+        self.n_params, self._vmaps = sum(self.sizes), None
         self.spec = getattr(module, "spec", None) or {
             "name": type(module).__name__, "parameters": {k: list(s) for k, s in self.shapes.items()},
             "layers": {k: type(m).__name__ for k, m in module.named_modules() if k}}
@@ -221,6 +221,14 @@ class FlatModel:
             raise ValueError(f"images {tuple(x.shape)}: this {self.spec['name']} was built for [B,{','.join(map(str, shape))}]")
         with nullcontext() if torch.compiler.is_dynamo_compiling() else _LENT:  # it records no lock, and lends nothing
             return functional_call(self.module, self.unflatten(theta), (x,))
+
+    def vmaps(self, theta: Tensor, x: Tensor) -> bool:
+        "Whether vmap can run several networks [K,P] on their batches [K,B,C,H,W]; tried once, on one image"
+        if self._vmaps is None:
+            try: torch.vmap(self)(theta[:1].detach(), x[:1, :1].detach())
+            except RuntimeError as e: self._vmaps = "vmap" not in str(e)  # of another error the caller should hear
+            else: self._vmaps = True
+        return self._vmaps
 
     def to(self, device) -> FlatModel:
         "Move the network's constant buffers, where it has any; theta brings the parameters"
@@ -258,7 +266,8 @@ def ensemble_logits(
 ) -> Tensor:  # [B,classes], or [K,B,classes]
     "The logits of one network, or of several of a kind: in one call by vmap where that is faster, else one by one"
     if theta.ndim == 1: return model(theta, x)
-    if better_together(theta, x[0, :, 0].numel()): return torch.vmap(model)(theta, x)
+    can = not isinstance(model, FlatModel) or model.vmaps(theta, x)
+    if can and better_together(theta, x[0, :, 0].numel()): return torch.vmap(model)(theta, x)
     return torch.stack([model(t, batch) for t, batch in zip(theta, x, strict=True)])
 
 # %% ../nbs/03_models.ipynb #5ce470dd
