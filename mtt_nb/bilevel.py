@@ -176,12 +176,13 @@ class LD(Distiller):
         "The cross-entropy on real images after one step on these labels [n,K]: a scalar"
         x, y = real_batch(self.data, self.config.batch_real, self.generator)
         loss = F.cross_entropy(self.logits(labels, x), y)
-        self.losses = torch.cat([self.losses, loss.detach()[None]])
+        self.latest = loss.detach()
         return loss
 
     def after_step(self) -> None:
         "Labels remain probabilities; the network goes on, or a new one begins"
         self.labels, n = probabilities(self.labels), self.config.window
+        self.losses = torch.cat([self.losses, self.latest[None]])
         self.train()
         settled = len(self.losses) >= 2 * n and self.losses[-n:].mean() >= self.losses[-2 * n:-n].mean()
         lost = not (self.theta.isfinite().all() and self.losses[-1].isfinite())  # else every later step would be skipped

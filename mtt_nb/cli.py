@@ -52,8 +52,9 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'LEAVING', 'pick_device', 'given', 'adapted',
            'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce',
            'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
-           'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged', 'write_accuracies', 'evaluate',
-           'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
+           'refuse_other', 'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged',
+           'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab',
+           'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -310,17 +311,20 @@ def seen_by(buffer: ExpertBuffer | None) -> dict:
     return dict(augment=name, augment_mode=options.get("mode"))
 
 # %% ../nbs/42_cli.ipynb #61d9ba63
-def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
-    "ValueError, before experts are recorded, for what a run would refuse later"
-    choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
-    require_batch(config, config.ipc * data.n_classes)
+def refuse_other(out: Path, **here) -> None:
+    "ValueError if the run folder holds a run that has other values for these entries of its identity"
     checkpoint = out / "checkpoint.safetensors"
     if not checkpoint.exists(): return
     with suppress(Damaged):  # then the one before it may do
         there = json.loads(load_tensors(checkpoint, "checkpoint")[1]["texts"]["identity"])
-        here = dict(asdict(config), iterations=None) | given(**{"experts.n": n})
         try: require_same_run(json.dumps({k: there.get(k) for k in here}), json.dumps(here))
         except ValueError as e: raise ValueError(f"{checkpoint}: {e}") from None
+
+def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
+    "ValueError, before experts are recorded, for what a run would refuse later"
+    choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
+    require_batch(config, config.ipc * data.n_classes)
+    refuse_other(out, **asdict(config) | dict(iterations=None) | given(**{"experts.n": n}))
 
 # %% ../nbs/42_cli.ipynb #f9e061ff
 @app.command()
@@ -429,6 +433,7 @@ def reproduce(
     if n is None: n = base.experts["n"]
     adapted(base, "mtt", iterations=iterations)  # an error now, not when the experts are recorded
     Protocol(**base.evaluation | given(eval_every=eval_every))
+    refuse_other(out, **{"experts.n": n})
     experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
     left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
     distill(**common, ipc=ipc, experts=out / "experts", n=n, iterations=iterations, eval_every=eval_every, test_too=True,
@@ -504,11 +509,13 @@ def show(
     if out and out.is_dir(): raise ValueError(f"{out} is a folder: give a file for the picture, as {out / 'images.png'}")
     if not (out and out.suffix): out = (out or file).with_suffix(".png")
     for made in filter(None, (out, animation)): check_writable(made.parent)
+    history = file.with_name("history.safetensors")
+    if animation and not history.exists(): raise FileNotFoundError(f"no {history}: only a run has a film, no selection")
     plot_images(synthetic).savefig(out, dpi=120)
     print(f"picture: {out}")
     if animation is None: return
     from mtt_nb.history import History, film
-    print(f"film: {film(History.load(file.with_name('history.safetensors')), animation)}")
+    print(f"film: {film(History.load(history), animation)}")
 
 # %% ../nbs/42_cli.ipynb #69c7acf4
 @app.command()

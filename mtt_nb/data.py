@@ -85,15 +85,16 @@ def loader(name: str):
 # %% ../nbs/01_data.ipynb #2b96b084
 def split(
     y: Tensor,  # labels [n]
-    fraction: float,  # share of every class that goes to the second part, rounded, in [0,1)
+    fraction: float,  # share of every class that goes to the second part, in [0,1)
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # indices of the two parts, each in random order
-    "Split at random, class by class, so that both parts hold every class in the same proportion"
+    "Split at random, class by class and in the same proportion; a class of two images or more is in both parts"
     order = torch.randperm(len(y), generator=generator)
     second = torch.zeros(len(y), dtype=torch.bool)
     for k in y.unique():
         members = order[y[order] == k]
-        second[members[: round(fraction * len(members))]] = True
+        n = min(max(round(fraction * len(members)), 1), len(members) - 1) if fraction else 0
+        second[members[:n]] = True
     return order[~second[order]], order[second[order]]
 
 # %% ../nbs/01_data.ipynb #24e2b290
@@ -293,7 +294,7 @@ def balanced(y: Tensor, n: int, generator: torch.Generator) -> Tensor:
 # %% ../nbs/01_data.ipynb #a73eaf13
 def _picked(x: Tensor, rows: Tensor) -> Tensor:
     "These images, in this order, as a new float32 array in [0,1]"
-    picked = torch.empty(len(rows), *x.shape[1:])
+    picked = torch.empty(len(rows), *x.shape[1:], dtype=torch.float32)
     done = 0
     for block in blocks(picked):
         block.copy_(x[rows[done:done + len(block)]])
@@ -334,6 +335,8 @@ def make_data(
     stream=False,  # leave the images in the file they are mapped from, and read only those that are asked for
 ) -> ImageData:
     "Check, split and transform raw images, with the statistics of the training part alone; ValueError for what does not fit"
+    if not isinstance(raw, Raw): raise ValueError(f"raw is a {type(raw).__name__}: must be Raw(x_train, y_train, x_test, ...)")
+    if isinstance(raw.classes, int): raise ValueError(f"classes {raw.classes}: must be their names, as ('cat', 'dog')")
     classes = tuple(map(str, raw.classes))
     x, y = _checked(raw.x_train, raw.y_train, len(classes), "training")
     x_test, y_test = _checked(raw.x_test, raw.y_test, len(classes), "test")
@@ -344,9 +347,7 @@ def make_data(
             raise ValueError(f"training images {tuple(x.shape[1:])} but {part} images {tuple(images.shape[1:])}: must be equal")
     train, val = _rows(y, len(classes), val_fraction if raw.x_val is None else 0, seed, limit)
     if raw.x_val is not None: val = torch.arange(len(y_val))
-    if not len(train) or len(y[train].unique()) < len(y.unique()):
-        raise ValueError(f"val_fraction {val_fraction} of {len(y)} images leaves a class without training images: lower it, or "
-                         "take more images")
+    if not len(train): raise ValueError("there are no training images: give at least one of each class")
     parts = (x, y, train), (x_val, y_val, val), (x_test, y_test, torch.arange(len(y_test)))
     if stream and zca: raise ValueError("zca needs all images in memory: leave out zca, or stream")
     xs = [Streamed(x, rows, Transform()) if stream else _picked(x, rows) for x, _, rows in parts]

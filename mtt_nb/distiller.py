@@ -254,6 +254,7 @@ def loss_and_gradients(distiller, learned: dict[str, Tensor]) -> list[Tensor]:
 class Distiller(_Between):
     "A method of distillation: every `step` moves the images down the gradient of the method's `loss`"
     def __init__(self, config: Config, data: ImageData, model: FlatModel):
+        require(isinstance(config, Config), "config", config, "a Config, as MTTConfig(...)")
         self.config, self.data, self.model = config, data, FlatModel(model).to(data.device)
         for size in self.learns.values(): require(hasattr(config, size), "learns", size, f"a setting of {type(config).__name__}")
         require_network(self.model, data)
@@ -282,8 +283,8 @@ class Distiller(_Between):
         finite = torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all()
         if finite: vars(self).update(after, moments=moments)
         elif not self.config.skip_nonfinite:
-            sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in dict.fromkeys([*self.learns.values(), *self.knobs])
-                              if s.startswith("lr_"))
+            rates = dict.fromkeys([*self.learns.values(), *(k for k in self.knobs if k.startswith("lr_"))])
+            sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in rates)
             raise Diverged(f"meta-step {self.steps + 1} has loss {loss.item():.3g} or an update that is not finite: "
                            f"lower {sizes}, or leave such steps out: skip_nonfinite=True")
         self.steps += 1
@@ -340,7 +341,7 @@ class JsonLines:
         lines, read = Path(path).read_text(errors="replace").split("\n") if Path(path).exists() else [], []
         for i, line in enumerate(lines[:-1], 1):
             try: read.append(json.loads(line))
-            except ValueError: raise ValueError(f"{path}: line {i} is damaged: restore the file, or begin in another folder") from None
+            except ValueError: raise ValueError(f"{path}: line {i} is damaged: restore it, or begin in another folder") from None
         return read
     def settle(self) -> None:
         "Force what was written onto the disk, where it survives a power cut"

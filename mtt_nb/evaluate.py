@@ -126,6 +126,7 @@ def evaluate(
     ranks=ALONE,  # over which the networks are spread
 ) -> Evaluation:
     "The paper's protocol: fresh networks, trained on the set with its lr and augmentation; ValueError for a set of other data"
+    if not isinstance(synthetic, SyntheticSet): raise ValueError(f"{synthetic!r}: must be a SyntheticSet, not a file's name")
     require_same_data("the set", synthetic.meta, data)
     require_counts(nets=nets, epochs=epochs, batch_size=batch_size)
     if model is None: model = by_spec(json.dumps(synthetic.meta["network"]))
@@ -190,6 +191,7 @@ def evaluate_random(
     **options,  # of `evaluate`
 ) -> Evaluation:
     "Real images drawn at random, a fresh draw for each network: what any distilled set has to beat"
+    require_counts(nets=nets)
     g = seeded(seed, "random selection", device=data.device)
     own = torch.stack([choose_per_class(data.y_train, ipc, data.n_classes, g) for _ in range(nets)])
     return evaluate(full_set(data, network=network, augment=augment, lr=lr), data, nets=nets, seed=seed, own=own, **options)

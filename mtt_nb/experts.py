@@ -241,6 +241,8 @@ class _Recording:
             raise FileNotFoundError(f"no experts in {self.path}: record them with record_experts(...) or `mtt-nb experts`")
         if n is not None and not 1 <= n <= len(headers): raise ValueError(f"n {n}: {self.path} holds {len(headers)} experts")
         self.files, self._headers = list(headers)[:n], list(headers.values())[:n]
+        lost = [i for i, header in enumerate(self._headers) if header["expert"] != i]
+        if lost: raise FileNotFoundError(f"{_file(self.path, lost[0])} is missing: restore it, or record it again")
         self.meta = _shared(self._headers[0])  # what all experts share
         for file, header in zip(self.files, self._headers):
             differ = differences(_shared(header), self.meta)
@@ -331,8 +333,8 @@ def require_network(model: FlatModel, data: ImageData) -> None:
     if not near(got, same):
         raise ValueError(f"{model} gives different outputs for the same input: remove what is random in it or keeps a state")
     if not near(got, beside[:1]):
-        raise ValueError(f"{model} gives an image other outputs when another image is in its batch: normalise each image by itself, "
-                         "as instance, layer and group norm do")
+        raise ValueError(f"{model} gives an image other outputs when another image is in its batch: normalise each image by "
+                         "itself, as instance, layer and group norm do")
 
 # %% ../nbs/04_experts.ipynb #160c561a
 def _check_folder(path: Path, headers: dict[Path, dict], settings: dict, resume: bool) -> None:
@@ -401,7 +403,7 @@ def record_experts(
     lr=0.05,
     batch_size=256,
     augment: DSA | None = None,
-    seed=0,  # expert i depends on this seed and on i alone
+    seed=0,  # expert i depends on this seed and on i alone, up to the rounding of `at_once` and `compile`
     at_once=1,  # experts trained side by side; n must be a multiple of it; faster for small networks and batches
     compile=False,  # their steps through `fast`
     allow_tf32=False,  # let a GPU round factors to TF32
@@ -455,8 +457,8 @@ def store_experts(
                 raise ValueError(f"expert {i} {tuple(theta.shape)}: must be finite numbers [epochs + 1, {model.n_params}]")
             learned, epochs = accuracy(model, theta[-1].to(data.device), *some), len(theta) - 1
             if learned <= guessed:
-                raise ValueError(f"expert {i} classifies {learned:.1%} of training images of {data.name} correctly at its end, which "
-                                 "could be guessed: it is of other data, another network, or its numbers are in another order")
+                raise ValueError(f"expert {i} classifies {learned:.1%} of training images of {data.name} correctly at its end, "
+                                 "as guesses would: it is of other data, another network, or its numbers are in another order")
             right = accuracy(model, theta[-1].to(data.device), data.x_val, data.y_val) if len(data.x_val) else None
             settings = _settings(data, model, augment=augment, lr=lr, batch_size=batch_size, epochs=epochs, seed=None,
                                  dtype="float32", tf32=None)

@@ -193,10 +193,10 @@ def cut_test(files: Sequence[Path], labels: Sequence[int], classes: Sequence[str
 @loader("folder")
 def folder_of_images(root: Path | None = None, size: int | None = None) -> Raw:
     "A folder of class folders, or of train/ and val/ or test/ with class folders in each"
-    if root is None: raise ValueError('load("folder") needs root=..., a folder with a folder of images for each class')
+    if root is None: raise ValueError('load("folder") needs root (--root), a folder with a folder of images for each class')
     if root.is_file(): raise ValueError(f"{root} is a file: give the folder that holds the class folders")
     if not root.is_dir(): raise FileNotFoundError(f"no folder {root}: give one that holds a folder of images for each class")
-    trees = {p: root / p for p in ("train", "val", "test") if (root / p).is_dir()} or {"train": root}
+    trees = {p: root / p for p in ("train", "val", "test") if any(f.is_dir() for f in (root / p).glob("*"))} or {"train": root}
     if "train" not in trees: raise ValueError(f"{root} has {' and '.join(trees)} but no train: name the training part train")
     classes = class_names(trees["train"])
     for tree in trees.values():

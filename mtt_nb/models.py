@@ -10,7 +10,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib import import_module
 import torch
@@ -288,19 +288,28 @@ def forward_blocks(x: Tensor) -> tuple[Tensor, ...]:
     return blocks(x, 2**16 if x.device.type == "cpu" else 2**20)
 
 # %% ../nbs/03_models.ipynb #36a7505e
+def _in_a_row(module: nn.Sequential, prefix="") -> Iterator[tuple[str, nn.Module]]:
+    "The layers of a network by name, those of a row within the row too"
+    for name, layer in module.named_children():
+        if type(layer).forward is nn.Sequential.forward: yield from _in_a_row(layer, f"{prefix}{name}.")
+        else: yield prefix + name, layer
+
 def features(
     model: FlatModel,
     theta: Tensor,  # [P]
     x: Tensor,  # [n,C,H,W]
 ) -> list[Tensor]:  # each [n,D]
-    "The output of every activation, and the input of the last layer, flattened; ValueError unless the layers are in a row"
+    """The output of every activation, and the input of the last layer, flattened; ValueError unless the layers are in a row
+
+    A block that ends in an activation, such as a residual one, counts as one if it says `activates = True`."""
     if not isinstance(model.module, nn.Sequential):
         raise ValueError(f"{model}: features need layers in a row, an nn.Sequential such as convnet, mlp or lenet")
     theta, out = model.unflatten(theta), []
-    for name, layer in list(model.module.named_children())[:-1]:
+    for name, layer in list(_in_a_row(model.module))[:-1]:
         own = {k.removeprefix(f"{name}."): p for k, p in theta.items() if k.startswith(f"{name}.")}
         with _LENT: x = functional_call(layer, own, (x,))
-        if type(layer).__module__ == nn.ReLU.__module__: out.append(x.flatten(1))  # where PyTorch keeps its activations
+        known = type(layer).__module__ == nn.ReLU.__module__  # where PyTorch keeps its activations
+        if known or getattr(layer, "activates", False): out.append(x.flatten(1))
     return out + [x.flatten(1)]
 
 @torch.no_grad()

@@ -58,7 +58,8 @@ class AlexNet(Layers):
 
 # %% ../nbs/03_networks.ipynb #1cb5c7b7
 class Residual(nn.Module):
-    "Two 3x3 convolutions with norms, added to the input"
+    "Two 3x3 convolutions with norms, added to the input, and ReLU"
+    activates = True
     def __init__(
         self,
         c_in: int, c_out: int,  # channels

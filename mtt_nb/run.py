@@ -156,7 +156,9 @@ def require_files(out: Path, steps: int) -> None:
     lost = set(range(1, steps + 1)) - {line["step"] for line in lines if "loss" in line}
     if lost:  # and validations with them, so that a worse set could replace the best
         raise ValueError(f"{log} has lost meta-steps, {min(lost)} to {max(lost)}: restore it, or begin in another folder")
-    if validated: SyntheticSet.load(best)  # an error now, not after the last step
+    if validated:
+        try: SyntheticSet.load(best)  # an error now, not after the last step
+        except Damaged: raise ValueError(f"{best} is damaged: restore it, or begin in another folder") from None
 
 # %% ../nbs/39_run.ipynb #856dcf67
 def step_of(out: Path) -> int:
@@ -229,7 +231,11 @@ def distil(
                 raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")
         if any(ranks.agree(stop.asked)): raise Stopped("stopped after the last meta-step, before the test; nothing is lost")
         ranks.meet()
-    return SyntheticSet.load(out / "distilled.safetensors")
+        best = SyntheticSet.load(out / "distilled.safetensors")
+        if not ranks.rank and best.meta.get("judged") != protocol.judged:  # a finished run that is to be tested in another way
+            best = replace(best, meta=best.meta | dict(judged=protocol.judged))
+            best.save(out / "distilled.safetensors")
+    return best
 
 # %% ../nbs/39_run.ipynb #67d31a98
 def select(

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,7 @@ def claimed(file: Path) -> Iterator[bool]:
     except Timeout: yield False; return
     try: yield True
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held
+        with suppress(PermissionError): Path(lock.lock_file).unlink(missing_ok=True)  # while it is held; on Windows, on release
         lock.release()
 
 # %% ../nbs/41_scale.ipynb #85ab2214

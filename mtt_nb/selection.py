@@ -65,9 +65,10 @@ def herding(
     lr=0.01,  # for training on the set
     seed=0,
     watching: Watching = Watching(),
+    model: FlatModel | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images whose mean feature in a trained network stays nearest to that of the class"
-    model, g, w = rebuilt(network).to(data.device), seeded(seed, "herding", device=data.device), watching
+    model, g, w = (model or rebuilt(network)).to(data.device), seeded(seed, "herding", device=data.device), watching
     theta = model.init(g)
     for _ in range(w.epochs): theta, _ = train_epoch(model, theta, data.x_train, data.y_train, w.lr, w.batch_size, None, g)
     phi = last_features(model, theta, data.x_train)
@@ -113,9 +114,10 @@ def forgetting(
     lr=0.01,
     seed=0,
     watching: Watching = Watching(),
+    model: FlatModel | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images that are forgotten most often, those never learned first; among ties, the larger loss first"
-    model = rebuilt(network).to(data.device)
+    model = (model or rebuilt(network)).to(data.device)
     right, losses = watch(data, model, seeded(seed, "forgetting", device=data.device), watching)
     events, rank = forgetting_events(right), losses.argsort().argsort() / len(losses)  # below 1: it only breaks ties
     score = torch.nan_to_num(events, posinf=watching.epochs) + rank

@@ -162,8 +162,9 @@ def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:
     print(f"compiling {name} for {largest}, seconds to minutes: ", end="", file=sys.stderr, flush=True)
     program, wanted = recorded(f, tensors), OPTIONS.get(tensors[0].device.type, {})
     known = set(torch._inductor.list_options())  # "deterministic" is not, to older versions of PyTorch
-    fast = torch.compile(program, dynamic=False, options={k: v for k, v in wanted.items() if k in known})
-    try: fast(*tensors)
+    try:
+        fast = torch.compile(program, dynamic=False, options={k: v for k, v in wanted.items() if k in known})
+        fast(*tensors)
     except RuntimeError as e:
         print("failed", file=sys.stderr)
         warnings.warn(f"{name} could not be compiled and runs uncompiled, which is slower: {str(e).strip().splitlines()[0]} "

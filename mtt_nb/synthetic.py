@@ -37,6 +37,9 @@ def _check_set(images: Tensor, labels: Tensor, lr: float, meta: dict) -> None:
     for name, t in dict(images=images, labels=labels).items():
         if isinstance(t, Tensor) and not all(math.isfinite(v) for v in t.aminmax()):
             raise ValueError(f"{name} with values that are not finite: look for a division by zero, or too large a step")
+    if labels.ndim == 2 and (labels.min() < -1e-3 or (labels.sum(1) - 1).abs().max() > 1e-2):
+        raise ValueError(f"labels from {labels.min():.3g} to {labels.max():.3g}, with sums {labels.sum(1)[:3].tolist()} of the "
+                         "first rows: must be probabilities; of logits, take labels.softmax(1)")
     if labels.dtype not in (torch.int64, torch.float32): raise ValueError(f"labels of {labels.dtype}: must be int64 or float32")
     if labels.ndim == 1 and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}: must lie in 0..{n_classes - 1}")
@@ -126,6 +129,7 @@ def choose_per_class(
 def describe(data: ImageData, network: dict, augment: DSA, **more) -> dict:
     "The entries of `SyntheticSet.meta` that every method shares"
     require_dsa(augment)
+    if not isinstance(network, dict): raise ValueError(f"network is a {type(network).__name__}: must be FlatModel(network).spec")
     return dict(data=data.name, data_options=data.options, fingerprint=data.fingerprint, classes=list(data.classes),
                 network=network, augment=augment.strategy, augment_options=augment.options,
                 **{k: plain(v) for k, v in more.items()})

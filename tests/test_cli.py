@@ -112,6 +112,14 @@ def test_a_reproduction_killed_at_each_of_its_stages_goes_on(tmp_path):
     assert (out / "results.json").read_text() == (tmp_path / "whole/results.json").read_text()
     for text in (f.read_text() for f in (out / "report.md", tmp_path / "whole/report.md")):
         assert "highest of 2 looks" in text and "a trial and no reproduction" in text and "limit: None there, 300 here" in text
+    refused(run(*command, "--n", 3, "--out", "whole", cwd=tmp_path), "experts.n: 2 there, 3 here")  # before a third expert is recorded
+    assert len(list((tmp_path / "whole/experts").iterdir())) == 2
+
+
+def test_a_selection_has_no_film(tmp_path):
+    assert run("distill", "--method", "random", "--nets", 1, "--eval-epochs", 2, "--no-full-data", "--out", "picked", cwd=tmp_path).returncode == 0
+    refused(run("show", "picked/distilled.safetensors", "--animation", "film.gif", cwd=tmp_path), "history.safetensors", "only a run has a film")
+    assert not (tmp_path / "film.gif").exists()
 
 
 def test_more_iterations_go_on_from_the_end(folder):

@@ -121,6 +121,12 @@ def test_rates_that_overflow_are_refused_in_the_step_that_makes_them(make):
     with pytest.raises(ValueError, match="meta-step 1 .*lower lr_img.*lr_lr"): make("dd", lr_lr=1000.0).step()
 
 
+def test_a_network_that_overflows_is_told_by_its_own_rate_and_leaves_no_loss_behind(make):
+    ld = make("ld", lr_inner=1e30)
+    with pytest.raises(ValueError, match="lower lr_label .*lr_inner"): ld.step()
+    assert not len(ld.losses)
+
+
 @every_method
 def test_history_and_live(make, name, tmp_path):
     "A recorder, a history file and the live lab take every method, with a student's path or without"
