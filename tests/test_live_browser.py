@@ -630,6 +630,23 @@ def test_a_segment_is_held_and_shown_where_it_lies(make, page):
     assert desk.keys("Enter", "Enter")["image"] == "2"  # the button keeps the focus
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_picture_stays_where_it_is(make, page, runs):
+    live = Live(*[make] * runs, fps=math.inf)
+    desk = Desk(page, live)
+    tops = """root => [320, 420, 590, 650, 700, 760, 820, 1000, 1200].map(width => { root.parentElement.style.width = `${width}px`;
+        return root.querySelector('.mtt-canvas').getBoundingClientRect().top - root.getBoundingClientRect().top })"""
+    ready = desk.root.evaluate(tops)
+    live.run(1)
+    live._sender(0)(kind="status", status=dict(live.runs[0].status(), running=True, step=4321, rate=123.4, left=3599))
+    desk.talk()
+    assert "60 min left" in desk.status()
+    assert desk.root.evaluate(tops) == ready
+    live._sender(0)(kind="status", status=live.runs[0].status())
+    desk.talk()
+    assert desk.root.evaluate(tops) == ready
+
+
 def test_the_second_of_two_runs(make, page):
     live = Live(make, make, fps=math.inf)
     desk = Desk(page, live)
