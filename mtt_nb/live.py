@@ -313,7 +313,7 @@ class Page(_Says):
 BUTTONS = dict(Start=("play", "Run to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),
                Step=("step-forward", "One meta-step (key s on the picture)"),
                Reset=("refresh", "Start over; can be undone until the next meta-step"))
-SPEEDS = [*((f"{n} a second", n) for n in (1, 2, 5, 10)), ("fastest", math.inf)]
+SPEEDS = [*((f"{n}/s", n) for n in (1, 2, 5, 10)), ("fastest", math.inf)]
 
 class Controls:
     "The buttons and sliders of `Live`"

@@ -12,7 +12,7 @@ from mtt_nb.data import load
 from mtt_nb.distill import MTT, MTTConfig, PRESETS
 from mtt_nb.experts import record_experts
 from mtt_nb.history import Recorder
-from mtt_nb.live import Live
+from mtt_nb.live import SPEEDS, Live
 from mtt_nb.models import build
 from test_live import Plain
 
@@ -90,9 +90,15 @@ def test_every_button_and_slider(nb):
     handles = nb.page.locator(".noUi-handle")
     names = handles.evaluate_all("all => all.map(h => h.getAttribute('aria-label') + ': ' + h.getAttribute('aria-valuetext'))")
     assert "student steps: 6" in names and "meta-steps a second, at most: fastest" in names
-    nb.page.locator(".widget-hslider:has-text('speed') .noUi-handle").first.focus()
+    speed = nb.page.locator(".widget-hslider:has-text('speed')").first
+    speed.locator(".noUi-handle").focus()
     key(nb.page, "Home")
     eventually(nb, "print(lab.driver.speed)", "1")
+    speed.locator(".noUi-handle").focus()  # that question took the keys
+    readout = speed.locator(".widget-readout")
+    for text, _ in SPEEDS:
+        assert readout.inner_text() == text and readout.evaluate("e => e.scrollWidth <= e.clientWidth"), text  # nothing cut off
+        key(nb.page, "ArrowRight")
 
 
 def test_a_reset_can_be_undone(nb):
