@@ -49,7 +49,7 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'StopAfter', 'PresetName', 'Nets', 'EvalEpochs', 'FullData', 'Model', 'Width', 'Depth', 'Number', 'Epochs',
            'ExpertLr', 'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps',
            'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
-           'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'LEAVING', 'pick_device', 'given', 'adapted',
+           'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'SERVER', 'pick_device', 'given', 'adapted',
            'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce',
            'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
            'refuse_other', 'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged',
@@ -556,7 +556,9 @@ def lab_page(title: str, call: str, note=""):
     return nbformat.v4.new_notebook(cells=cells, metadata={"title": title, "kernelspec": kernel})
 
 # %% ../nbs/42_cli.ipynb #abec7e55
-LEAVING = {"disable_check_xsrf": True}  # else a closed page could not end its kernel, whose name no other page knows
+SERVER = {"disable_check_xsrf": True,  # else a closed page could not end its kernel, whose name no other page knows
+          # else the page would wait for styles from another host, and for ever where that does not answer
+          "headers": {"Content-Security-Policy": "frame-ancestors 'self'; style-src 'self' 'unsafe-inline'"}}
 
 def serve_lab(port: int, browser: bool, *page) -> None:
     "Serve the `lab_page` of `page`, until Ctrl-C; ValueError where the port is taken"
@@ -567,12 +569,13 @@ def serve_lab(port: int, browser: bool, *page) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "lab.ipynb"
         nbformat.write(lab_page(*page), file)
+        file.with_name("voila.json").write_text(json.dumps({"Voila": {"tornado_settings": SERVER}}))
         print(f"the lab is at http://localhost:{port} (Ctrl-C ends it)", flush=True)
         command = [sys.executable, "-m", "voila", str(file), f"--port={port}", "--Voila.port_retries=0", "--show_tracebacks=True",
-                   "--Voila.log_level=WARN", f"--Voila.tornado_settings={LEAVING}"] + ["--no-browser"] * (not browser)
+                   "--Voila.log_level=ERROR"] + ["--no-browser"] * (not browser)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
         with suppress(KeyboardInterrupt):
-            status = subprocess.run(command).returncode
+            status = subprocess.run(command, cwd=folder).returncode  # where voila.json is
             if status: raise ValueError(f"the page could not be served (status {status}): try another --port")
 
 # %% ../nbs/42_cli.ipynb #be14be4c

@@ -200,7 +200,8 @@ class Recorder:
         total: int | None = None,  # meta-steps in all: the last one makes a frame, too
     ):
         self.scribe, self.every, self.total = Scribe(distiller), every, total
-        self.history = history or History(self.scribe.info)
+        self.history = history or History()
+        self.history.info |= self.scribe.info  # of this start: it may go further than the first
         for drawn in self.history.planes: self.scribe.plane(drawn["expert"])
     def __call__(self, state) -> None:
         if state.step <= self.history.step: return

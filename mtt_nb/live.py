@@ -168,7 +168,7 @@ STYLES = dict(expert=EXPERT, student=STUDENT, ends=ENDS, loss=LOSS, accuracy=ACC
 if anywidget:
     class Canvas(anywidget.AnyWidget):
         "The page's side of the lab, in the colours of `plots`"
-        _esm = Path(mtt_nb.__file__).with_name("live.js")
+        _esm = Path(mtt_nb.__file__).with_name("live.js").read_text(encoding="utf-8")  # of a path, anywidget keeps every canvas
         _css = Path(mtt_nb.__file__).with_name("live.css").read_text(encoding="utf-8")
         _css += ".mtt {" + "".join(f"--mtt-{name}: {style['color']};" for name, style in STYLES.items()) + "}"
 
@@ -251,7 +251,7 @@ def listen_in_main_shell(widget: W.Widget) -> None:
     for child in getattr(widget, "children", ()): listen_in_main_shell(child)
 
 # %% ../nbs/12_live.ipynb #ffdd2401
-_open: dict = {}  # cell -> (its execution, the labs it made)
+_open: dict = {}  # cell -> (its execution, weak references to the labs it made)
 
 def _replace_earlier(live) -> None:
     "A cell that is run again pauses the labs that it made before"
@@ -261,9 +261,9 @@ def _replace_earlier(live) -> None:
         cell, execution = parent["metadata"]["cellId"], parent["header"]["msg_id"]
         before, labs = _open.get(cell, (None, []))
         if before != execution:
-            for old in labs: old.close_run()
+            for old in filter(None, (lab() for lab in labs)): old.close_run()
             labs = []
-        _open[cell] = execution, [*labs, live]
+        _open[cell] = execution, [*labs, weakref.ref(live)]
 
 # %% ../nbs/12_live.ipynb #752902d4
 class _Says:
@@ -313,7 +313,7 @@ class Page(_Says):
 BUTTONS = dict(Start=("play", "Run to the end (space bar on the picture)"), Pause=("pause", "Stop after this meta-step"),
                Step=("step-forward", "One meta-step (key s on the picture)"),
                Reset=("refresh", "Start over; can be undone until the next meta-step"))
-SPEEDS = [*((f"{n} a second", n) for n in (1, 2, 5, 10)), ("fastest", math.inf)]
+SPEEDS = [*((f"{n}/s", n) for n in (1, 2, 5, 10)), ("fastest", math.inf)]
 
 class Controls:
     "The buttons and sliders of `Live`"

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ipywidgets import Widget
 from matplotlib.colors import to_rgb
 
 from mtt_nb import live
@@ -605,6 +606,20 @@ def test_pictures_without_a_browser(make):
     assert {"image/png", "application/vnd.jupyter.widget-view+json", "text/plain"} <= set(bundle)
     assert lab.snapshot(step=1)._repr_png_() != lab.snapshot()._repr_png_()
     assert "image/png" not in Live(make)._repr_mimebundle_()
+
+
+def test_a_closed_lab_is_freed(make, monkeypatch):
+    cell = dict(metadata=dict(cellId="a cell"), header=dict(msg_id="its execution"))
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(get_parent=lambda: cell))
+    lab = Live(make)
+    lab.run(1)
+    kept = [weakref.ref(x) for x in (lab, lab.driver.distiller)]
+    assert [ref() for ref in live._open["a cell"][1]] == [lab]
+    lab.close()
+    Widget.close_all()
+    del lab
+    gc.collect()
+    assert [ref() for ref in kept] == [None, None]
 
 
 @pytest.mark.parametrize("make_it, match", [

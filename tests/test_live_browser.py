@@ -1,6 +1,7 @@
 "The live lab in JupyterLab and in Voila, with a browser that presses everything and looks at what is drawn."
 import json
 import math
+import re
 import sys
 import time
 
@@ -11,7 +12,7 @@ from mtt_nb.data import load
 from mtt_nb.distill import MTT, MTTConfig, PRESETS
 from mtt_nb.experts import record_experts
 from mtt_nb.history import Recorder
-from mtt_nb.live import Live
+from mtt_nb.live import SPEEDS, Live
 from mtt_nb.models import build
 from test_live import Plain
 
@@ -89,9 +90,15 @@ def test_every_button_and_slider(nb):
     handles = nb.page.locator(".noUi-handle")
     names = handles.evaluate_all("all => all.map(h => h.getAttribute('aria-label') + ': ' + h.getAttribute('aria-valuetext'))")
     assert "student steps: 6" in names and "meta-steps a second, at most: fastest" in names
-    nb.page.locator(".widget-hslider:has-text('speed') .noUi-handle").first.focus()
+    speed = nb.page.locator(".widget-hslider:has-text('speed')").first
+    speed.locator(".noUi-handle").focus()
     key(nb.page, "Home")
     eventually(nb, "print(lab.driver.speed)", "1")
+    speed.locator(".noUi-handle").focus()  # that question took the keys
+    readout = speed.locator(".widget-readout")
+    for text, _ in SPEEDS:
+        assert readout.inner_text() == text and readout.evaluate("e => e.scrollWidth <= e.clientWidth"), text  # nothing cut off
+        key(nb.page, "ArrowRight")
 
 
 def test_a_reset_can_be_undone(nb):
@@ -433,10 +440,12 @@ def test_the_lab_command(page, tmp_path):
     (tmp_path / "run").mkdir()
     recorder.history.save(tmp_path / "run" / "history.safetensors")
     lab_command = [sys.executable, "-m", "mtt_nb", "lab", "--no-browser"]
+    page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: None)  # other hosts never answer
     with command_page([*lab_command, "--experts", experts], tmp_path / "new") as address:
-        page.goto(address, timeout=120_000)
+        page.goto(address, timeout=120_000, wait_until="commit")
         lab = Lab(page)
         lab.wait("d.runs === '1' && d.frames === '0'", timeout=120_000)
+        page.unroute_all()  # with it, a page that is left could not say so
         assert "digits" in page.locator("h2").first.inner_text() and "digits" in page.title()
         lab.press("step")
         lab.wait("d.shown === '1'")
@@ -455,6 +464,8 @@ def test_the_lab_command(page, tmp_path):
         end = time.time() + 60
         while kernels(tmp_path / "new") and time.time() < end: time.sleep(0.2)
         assert not kernels(tmp_path / "new")
+    told = (tmp_path / "new" / "server.log").read_text()
+    assert "the lab is at" in told and "Warning" not in told and "not trusted" not in told, told
     with command_page([*lab_command, "--run", tmp_path / "run"], tmp_path / "old") as address:
         page.goto(address, timeout=120_000)
         lab.wait("d.shown === '40' && d.frames === '40'", timeout=120_000)
@@ -623,6 +634,23 @@ def test_a_segment_is_held_and_shown_where_it_lies(make, page):
     desk.keys("]")
     desk.root.locator(".mtt-next").focus()
     assert desk.keys("Enter", "Enter")["image"] == "2"  # the button keeps the focus
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_picture_stays_where_it_is(make, page, runs):
+    live = Live(*[make] * runs, fps=math.inf)
+    desk = Desk(page, live)
+    tops = """root => [320, 420, 590, 650, 700, 760, 820, 1000, 1200].map(width => { root.parentElement.style.width = `${width}px`;
+        return root.querySelector('.mtt-canvas').getBoundingClientRect().top - root.getBoundingClientRect().top })"""
+    ready = desk.root.evaluate(tops)
+    live.run(1)
+    live._sender(0)(kind="status", status=dict(live.runs[0].status(), running=True, step=4321, rate=123.4, left=3599))
+    desk.talk()
+    assert "60 min left" in desk.status()
+    assert desk.root.evaluate(tops) == ready
+    live._sender(0)(kind="status", status=live.runs[0].status())
+    desk.talk()
+    assert desk.root.evaluate(tops) == ready
 
 
 def test_the_second_of_two_runs(make, page):
