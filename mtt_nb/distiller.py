@@ -24,7 +24,7 @@ from .synthetic import SyntheticSet, describe, starting_images
 
 # %% auto #0
 __all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'Alone', 'require_same_run', 'downhill', 'loss_and_gradients',
-           'Distiller', 'save_checkpoint', 'load_checkpoint', 'JsonLines']
+           'rates', 'Distiller', 'save_checkpoint', 'load_checkpoint', 'JsonLines']
 
 # %% ../nbs/06_distiller.ipynb #6cf06f91
 def image_step(
@@ -250,6 +250,11 @@ def loss_and_gradients(distiller, learned: dict[str, Tensor]) -> list[Tensor]:
     if unused: raise ValueError(f"{name} does not depend on {unused}: use it, or take it out of `learns`")
     return [loss.detach(), *grads]
 
+def rates(distiller) -> str:
+    "The settings that a diverging run could lower, and their values, in words"
+    names = dict.fromkeys([*distiller.learns.values(), *(k for k in distiller.knobs if k.startswith("lr_"))])
+    return ", ".join(f"{name} (now {getattr(distiller.config, name):g})" for name in names)
+
 # %% ../nbs/06_distiller.ipynb #1868ecb7
 class Distiller(_Between):
     "A method of distillation: every `step` moves the images down the gradient of the method's `loss`"
@@ -283,10 +288,8 @@ class Distiller(_Between):
         finite = torch.stack([t.isfinite().all() for t in (loss, *self.must_be_finite(after))]).all()
         if finite: vars(self).update(after, moments=moments)
         elif not self.config.skip_nonfinite:
-            rates = dict.fromkeys([*self.learns.values(), *(k for k in self.knobs if k.startswith("lr_"))])
-            sizes = ", ".join(f"{s} (now {getattr(self.config, s):g})" for s in rates)
             raise Diverged(f"meta-step {self.steps + 1} has loss {loss.item():.3g} or an update that is not finite: "
-                           f"lower {sizes}, or leave such steps out: skip_nonfinite=True")
+                           f"lower {rates(self)}, or leave such steps out: skip_nonfinite=True")
         self.steps += 1
         images, labels = (before.get(name, getattr(self, name)).detach() for name in ("images", "labels"))
         self.after_step()

@@ -22,8 +22,8 @@ from .data import blocks, plain
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
-           'build', 'FlatModel', 'require_known', 'rebuilt', 'better_together', 'ensemble_logits', 'training_loss',
-           'forward_blocks', 'features', 'last_features']
+           'build', 'FlatModel', 'require_known', 'rebuilt', 'better_together', 'vmaps', 'ensemble_logits',
+           'training_loss', 'forward_blocks', 'features', 'last_features']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -196,7 +196,7 @@ class FlatModel:
             self.module = copy.deepcopy(module)  # a shell: its own parameters are never used
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
         self.sizes = [s.numel() for s in self.shapes.values()]
-        self.n_params, self._vmaps = sum(self.sizes), None
+        self.n_params = sum(self.sizes)
         self.spec = getattr(module, "spec", None) or {
             "name": type(module).__name__, "parameters": {k: list(s) for k, s in self.shapes.items()},
             "layers": {k: type(m).__name__ for k, m in module.named_modules() if k}}
@@ -221,14 +221,6 @@ class FlatModel:
             raise ValueError(f"images {tuple(x.shape)}: this {self.spec['name']} was built for [B,{','.join(map(str, shape))}]")
         with nullcontext() if torch.compiler.is_dynamo_compiling() else _LENT:  # it records no lock, and lends nothing
             return functional_call(self.module, self.unflatten(theta), (x,))
-
-    def vmaps(self, theta: Tensor, x: Tensor) -> bool:
-        "Whether vmap can run several networks [K,P] on their batches [K,B,C,H,W]; tried once, on one image"
-        if self._vmaps is None:
-            try: torch.vmap(self)(theta[:1].detach(), x[:1, :1].detach())
-            except RuntimeError as e: self._vmaps = "vmap" not in str(e)  # of another error the caller should hear
-            else: self._vmaps = True
-        return self._vmaps
 
     def to(self, device) -> FlatModel:
         "Move the network's constant buffers, where it has any; theta brings the parameters"
@@ -259,6 +251,14 @@ def better_together(
     "Whether K networks are faster in one call than one by one"
     return pixels * theta.shape[1] < TOGETHER.get(theta.device.type, ELSEWHERE)
 
+def vmaps(model: Callable, theta: Tensor, x: Tensor) -> bool:
+    "Whether vmap can run several networks [K,P] on their batches [K,B,C,H,W]; a network is tried once, on one image"
+    if isinstance(model, FlatModel) and "vmaps" not in vars(model):
+        try: torch.vmap(model)(theta[:1].detach(), x[:1, :1].detach())
+        except RuntimeError as e: model.vmaps = "vmap" not in str(e)  # of another error the caller should hear
+        else: model.vmaps = True
+    return getattr(model, "vmaps", True)
+
 def ensemble_logits(
     model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits
     theta: Tensor,  # [P], or several networks [K,P]
@@ -266,8 +266,7 @@ def ensemble_logits(
 ) -> Tensor:  # [B,classes], or [K,B,classes]
     "The logits of one network, or of several of a kind: in one call by vmap where that is faster, else one by one"
     if theta.ndim == 1: return model(theta, x)
-    can = not isinstance(model, FlatModel) or model.vmaps(theta, x)
-    if can and better_together(theta, x[0, :, 0].numel()): return torch.vmap(model)(theta, x)
+    if better_together(theta, x[0, :, 0].numel()) and vmaps(model, theta, x): return torch.vmap(model)(theta, x)
     return torch.stack([model(t, batch) for t, batch in zip(theta, x, strict=True)])
 
 # %% ../nbs/03_models.ipynb #5ce470dd

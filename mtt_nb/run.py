@@ -33,9 +33,9 @@ from .synthetic import SyntheticSet, require_same_data
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
-           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'go_on', 'keep_best', 'distil',
-           'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'tests_before', 'judge', 'made_with',
-           'accuracy_rows', 'course', 'write_report']
+           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'go_on', 'keep_best', 'kept_best',
+           'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'tests_before', 'judge',
+           'made_with', 'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -191,6 +191,14 @@ def keep_best(distiller, seen: dict, how: dict, out: Path, log: JsonLines, recor
     log.write(step=step, **seen)
     recorder.measured(step, seen["val_accuracy"])
 
+def kept_best(out: Path, how: dict, ranks=ALONE) -> SyntheticSet:
+    "The set that was kept; the note is brought up to date, as a finished run may be evaluated in another way"
+    best = SyntheticSet.load(file := out / "distilled.safetensors")
+    if best.meta.get("judged") != how:
+        best = replace(best, meta=best.meta | dict(judged=how))
+        if not ranks.rank: best.save(file)
+    return best
+
 # %% ../nbs/39_run.ipynb #1ead8aa6
 def distil(
     distiller: Distiller,
@@ -231,11 +239,7 @@ def distil(
                 raise (Stopped if asked else TimeUp)(f"stopped after meta-step {distiller.steps}; nothing is lost")
         if any(ranks.agree(stop.asked)): raise Stopped("stopped after the last meta-step, before the test; nothing is lost")
         ranks.meet()
-        best = SyntheticSet.load(out / "distilled.safetensors")
-        if not ranks.rank and best.meta.get("judged") != protocol.judged:  # a finished run that is to be tested in another way
-            best = replace(best, meta=best.meta | dict(judged=protocol.judged))
-            best.save(out / "distilled.safetensors")
-    return best
+        return kept_best(out, protocol.judged, ranks)
 
 # %% ../nbs/39_run.ipynb #67d31a98
 def select(
