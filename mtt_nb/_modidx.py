@@ -83,6 +83,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mtt_nb.checks.Largest.__torch_function__': ('checks.html#largest.__torch_function__', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.LinearDM': ('checks.html#lineardm', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.LinearDM.__init__': ('checks.html#lineardm.__init__', 'mtt_nb/checks.py'),
+                               'mtt_nb.checks.LinearDM.adam': ('checks.html#lineardm.adam', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.LinearDM.gradient': ('checks.html#lineardm.gradient', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.LinearDM.walk': ('checks.html#lineardm.walk', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.LinearDM.wrong': ('checks.html#lineardm.wrong', 'mtt_nb/checks.py'),
