@@ -66,6 +66,17 @@ def test_readme_is_up_to_date(tmp_path):
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), "run python tests/readme.py README.md"
 
 
+def test_the_site_has_the_chapters_in_the_order_of_the_table(tmp_path):
+    "Of the README's table, whatever chapters the pages name before it"
+    done = subprocess.run([sys.executable, ROOT / "docs" / "prepare.py", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    index = json.loads((tmp_path / "index.ipynb").read_text(encoding="utf-8"))["cells"]
+    toc = re.findall(r"<(\w+)>", "".join(index[-1]["source"]))
+    table = re.findall(r"^\| \[\d.*", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    named = re.findall(r"\]\(nbs/(\w+)\.ipynb\)", "\n".join(table))
+    assert named[:2] == ["00_tour", "01_data"] and [n for n in toc if n in named] == named
+
+
 METHOD = {"torch", "numpy", "safetensors", "mtt_nb"}
 ORDER = ["data", "datasets", "folders", "augment", "models", "networks", "speed", "experts", "unroll", "matching", "published", "settings", "synthetic",
          "distiller", "distill", "evaluate", "selection", "bilevel", "gradients", "features", "kernel", "methods"]
