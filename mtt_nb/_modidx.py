@@ -103,6 +103,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mtt_nb.checks._gaps': ('checks.html#_gaps', 'mtt_nb/checks.py'),
                                'mtt_nb.checks._shifts': ('checks.html#_shifts', 'mtt_nb/checks.py'),
                                'mtt_nb.checks._sweeps': ('checks.html#_sweeps', 'mtt_nb/checks.py'),
+                               'mtt_nb.checks._twice': ('checks.html#_twice', 'mtt_nb/checks.py'),
                                'mtt_nb.checks._whitenings': ('checks.html#_whitenings', 'mtt_nb/checks.py'),
                                'mtt_nb.checks._whole': ('checks.html#_whole', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.by_hand': ('checks.html#by_hand', 'mtt_nb/checks.py'),

@@ -155,6 +155,8 @@ def toy_model(theta: Tensor, x: Tensor) -> Tensor:
     "Softmax regression: logits [B,3]"
     return x.flatten(1) @ theta.view(-1, CLASSES)
 
+def _twice(theta, x, y): return finite(lambda t: F.cross_entropy(toy_model(t, x).softmax(1), y), theta)  # softmax, twice
+
 # %% ../nbs/50_checks.ipynb #9b23ff9d
 def toy_gradient(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
     "The gradient of its mean cross-entropy, without autograd"
@@ -189,13 +191,11 @@ def check_step(my_step):
     lr, v, g = torch.tensor(0.3).double(), torch.linspace(-1, 1, len(theta)).double(), toy_gradient(theta, x, y)
     leaves = [t.clone().requires_grad_() for t in (theta, x, lr)]
     got = shaped(my_step(toy_model, *leaves[:2], y, leaves[2]), (len(theta),))
-    twice, = torch.autograd.grad(F.cross_entropy(toy_model(leaves[0], x).softmax(1), y), leaves[0])
     explain(got, theta - lr * g, {
         "the step goes up the loss: the sign of the gradient is wrong": theta + lr * g,
-        "the learning rate is missing": theta - g,
+        "the learning rate is missing": theta - g, "only the step is returned: it starts from theta": -lr * g,
         "the loss is summed over the batch: take its mean, or the step grows with the batch": theta - lr * g * len(x),
-        "only the step is returned: it starts from theta": -lr * g,
-        "a softmax comes before the cross-entropy, which takes logits and has a softmax of its own": theta - lr * twice,
+        "a softmax comes before the cross-entropy, which has a softmax of its own": theta - lr * _twice(theta, x, y),
         "the gradient is scaled to length 1: leave it as long as it is": theta - lr * g / g.norm()}, "the new theta")
     dtheta, dx, dlr = (slope(got @ v, leaf, CUT.format(*words)) for leaf, words in zip(leaves, (
         ("theta", "The next point starts from theta itself, not from a detached copy"),
@@ -665,8 +665,7 @@ class LinearDM:
 @check
 def check_dm(my_dm):
     toy, a = LinearDM(classes_of(7, 0), classes_of(2, 1)), [toy_features(i) for i in (1, 2, 3)]
-    def embed(a): return lambda x: x.flatten(1) @ a
-    got = shaped(my_dm([embed(m) for m in a], toy.real, toy.start, 0.05), tuple(toy.start.shape))
+    got = shaped(my_dm([lambda x, m=m: x.flatten(1) @ m for m in a], toy.real, toy.start, 0.05), tuple(toy.start.shape))
     require(not got.requires_grad, "the images come back with a graph: detach them at the end of each step")
     explain(got, toy.walk(0.05, a), toy.wrong(0.05, a), "the images after three steps")
 
