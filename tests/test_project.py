@@ -149,15 +149,24 @@ def test_the_link_test_sees_what_is_broken(tmp_path):
 
 
 def test_a_source_package_can_be_built_from_itself(tmp_path):
-    "What `setup.py sdist` packs holds all that setup.py reads"
+    "What `setup.py sdist` packs holds all that setup.py, the tests and the site read, and nothing that is made on the way"
     pytest.importorskip("setuptools")
-    for name in ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "mtt_nb", tmp_path / "mtt_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    source, made = tmp_path / "source", ("__pycache__", ".ipynb_checkpoints", "runs")
+    for name in ("mtt_nb", "nbs", "docs", "tests", "binder"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns(*made))
+    for name in ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE", "pyproject.toml", "Makefile", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, source)
+    def files(folder): return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    wanted = files(source)
+    for name in made:
+        (source / "nbs" / name).mkdir()
+        (source / "nbs" / name / "made.ipynb").write_text("{}")
     def setup(*args, cwd): return subprocess.run([sys.executable, "setup.py", "-q", *args], cwd=cwd, capture_output=True, text=True)
-    assert setup("sdist", cwd=tmp_path).returncode == 0
-    packed, = (tmp_path / "dist").glob("*.tar.gz")
+    assert setup("sdist", cwd=source).returncode == 0
+    packed, = (source / "dist").glob("*.tar.gz")
     shutil.unpack_archive(packed, tmp_path / "unpacked")
     inside, = (tmp_path / "unpacked").iterdir()
     done = setup("--version", cwd=inside)
     assert done.stdout.strip() == mtt_nb.__version__, done.stderr
-    assert {"live.js", "live.css"} <= {f.name for f in (inside / "mtt_nb").iterdir()}
+    got = files(inside)
+    assert wanted <= got and not [name for name in got if name.endswith("made.ipynb")], wanted - got
