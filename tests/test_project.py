@@ -30,6 +30,13 @@ def test_settings_agree():
     for key in ("lib_name", "lib_path", "nbs_path", "tst_flags"): assert tool[key] == cfg[key]
 
 
+def test_the_package_names_the_versions_of_python_that_were_tried():
+    "Those that the README names, the lowest first"
+    tried = re.findall(r"Python :: (3\.\d+)$", settings()["classifiers"], re.M)
+    assert tried[0] == settings()["min_python"]
+    assert f"({tried[0]} to {tried[-1]} were tried)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     "A copy of the sources in which nbdev's commands may write"
