@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,18 @@ def test_the_link_test_sees_what_is_broken(tmp_path):
     for link in ("[x](nothing.md)", "[x](#no-such-place)", "![x](images/none.png)"):
         page.write_text(f"# A title\n{link} [fine](#a-title) [also](page.md#A-title) `[code](none.md)`")
         with pytest.raises(AssertionError, match="links to"): test_links_inside_the_repository_resolve(page)
+
+
+def test_the_copy_for_students_holds_no_solutions_and_its_exercises_link_to_what_is_there(tmp_path):
+    "The command is that of the teacher's guide"
+    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode: pytest.skip("not a checkout of git")
+    command = re.search(r"^git archive .*", (ROOT / "nbs" / "teaching.md").read_text(encoding="utf-8"), re.M)[0]
+    subprocess.run(shlex.split(command.replace("students.zip", str(tmp_path / "students.zip"))), cwd=ROOT, check=True)
+    shutil.unpack_archive(tmp_path / "students.zip", tmp_path)
+    exercises = tmp_path / "mtt_nb" / "nbs" / "exercises"
+    assert not (exercises / "solutions").exists() and (tmp_path / "mtt_nb" / "mtt_nb" / "checks.py").exists()
+    for made in NOTEBOOKS:
+        if made.parent.name == "exercises": test_links_inside_the_repository_resolve(exercises / made.name)
 
 
 def test_a_source_package_can_be_built_from_itself(tmp_path):
