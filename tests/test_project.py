@@ -158,7 +158,7 @@ def test_the_link_test_sees_what_is_broken(tmp_path):
 
 def test_the_copy_for_students_holds_no_solutions_and_its_exercises_link_to_what_is_there(tmp_path):
     "The command is that of the teacher's guide"
-    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode: pytest.skip("not a checkout of git")
+    if not (ROOT / ".git").exists() or not shutil.which("git"): pytest.skip("no checkout of git")
     command = re.search(r"^git archive .*", (ROOT / "nbs" / "teaching.md").read_text(encoding="utf-8"), re.M)[0]
     subprocess.run(shlex.split(command.replace("students.zip", str(tmp_path / "students.zip"))), cwd=ROOT, check=True)
     shutil.unpack_archive(tmp_path / "students.zip", tmp_path)
