@@ -50,10 +50,17 @@ def title(page: Path) -> str:
     return re.search(r"^# (.+)", text, re.M)[1].strip()
 
 
+def chapters(first: Path) -> list[str]:
+    "The chapters in the order of the first page's table"
+    text = "\n".join("".join(c["source"]) for c in json.loads(first.read_text(encoding="utf-8"))["cells"])
+    book = re.split(r"^## ", text.split("\n## The book\n")[1], maxsplit=1, flags=re.M)[0]
+    return re.findall(r"\]\((\w+)\.ipynb\)", "\n".join(re.findall(r"^\|.*", book, re.M)))
+
+
 def contents(out: Path) -> str:
-    "The table of contents: by number, then as the first page names them, then by name"
-    named = re.findall(r"\]\((\w+)\.ipynb\)", (out / "index.ipynb").read_text(encoding="utf-8"))
-    def place(name): return re.split("_", name)[0], named.index(name) if name in named else len(named), name
+    "The table of contents: by part, then as the table of chapters has them, then by name"
+    named = chapters(out / "index.ipynb")
+    def place(name): return named.index(name) if name in named else len(named), name
     pages = {p.relative_to(out).with_suffix("").as_posix(): p for p in out.rglob("*.*") if p.suffix in (".ipynb", ".md", ".rst")}
     left, toc = sorted(pages.keys() - {"index"}, key=place), ""
     for part, pattern in PARTS.items():

@@ -66,7 +66,7 @@ def explain(
     if near(got, want, tolerance): return
     for words, predicted in theories.items(): require(not near(got, predicted, tolerance), words)
     off = (got - want).norm() / want.norm()
-    raise Wrong(f"{what} is off by {off:.0%}, and not by one of the usual mistakes: try it on numbers small enough for paper")
+    raise Wrong(f"{what}: off by {off:.0%}, and not by one of the usual mistakes. Try it on numbers small enough for paper")
 
 # %% ../nbs/50_checks.ipynb #2d2319c0
 def _changed(f, args, before) -> str | None:
@@ -155,6 +155,8 @@ def toy_model(theta: Tensor, x: Tensor) -> Tensor:
     "Softmax regression: logits [B,3]"
     return x.flatten(1) @ theta.view(-1, CLASSES)
 
+def _twice(theta, x, y): return finite(lambda t: F.cross_entropy(toy_model(t, x).softmax(1), y), theta)  # softmax, twice
+
 # %% ../nbs/50_checks.ipynb #9b23ff9d
 def toy_gradient(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
     "The gradient of its mean cross-entropy, without autograd"
@@ -191,9 +193,9 @@ def check_step(my_step):
     got = shaped(my_step(toy_model, *leaves[:2], y, leaves[2]), (len(theta),))
     explain(got, theta - lr * g, {
         "the step goes up the loss: the sign of the gradient is wrong": theta + lr * g,
-        "the learning rate is missing": theta - g,
+        "the learning rate is missing": theta - g, "only the step is returned: it starts from theta": -lr * g,
         "the loss is summed over the batch: take its mean, or the step grows with the batch": theta - lr * g * len(x),
-        "only the step is returned: it starts from theta": -lr * g,
+        "a softmax comes before the cross-entropy, which has a softmax of its own": theta - lr * _twice(theta, x, y),
         "the gradient is scaled to length 1: leave it as long as it is": theta - lr * g / g.norm()}, "the new theta")
     dtheta, dx, dlr = (slope(got @ v, leaf, CUT.format(*words)) for leaf, words in zip(leaves, (
         ("theta", "The next point starts from theta itself, not from a detached copy"),
@@ -324,11 +326,13 @@ def inverse_root(c: Tensor, eps: float, power=-0.5, outside=0.0) -> Tensor:
 
 def _whitenings(x: Tensor, c: Tensor, eps: float) -> dict[str, Tensor]:
     "Matrices that would whiten if they were not wrong"
-    n, rows = len(x), torch.cov((x - x.mean(1, keepdim=True)).T)
+    n, rows, level = len(x), x - x.mean(1, keepdim=True), x - x.mean()
     return {"the covariance is divided by n: divide by n - 1": inverse_root(c * (n - 1) / n, eps),
             "the covariance is not divided by the number of images": inverse_root(c * (n - 1), eps),
             "the mean image is not subtracted": inverse_root(x.T @ x / (n - 1), eps),
-            "the mean of each image is subtracted: subtract the mean image": inverse_root(rows, eps),
+            "the mean of each image is subtracted: subtract the mean image": inverse_root(rows.T @ rows / (n - 1), eps),
+            "the mean of each image is subtracted too: subtract the mean image alone": inverse_root(torch.cov(rows.T), eps),
+            "one number is subtracted from all pixels: each has a mean of its own": inverse_root(level.T @ level / (n - 1), eps),
             "eps is missing": inverse_root(c, 0), "eps is added to the root, not under it": inverse_root(c, 0, outside=eps),
             "W is the root of the covariance, which undoes whitening: take its inverse": inverse_root(c, eps, 0.5),
             "W is the inverse of the covariance: take its square root": inverse_root(c, eps, -1.0)}
@@ -344,7 +348,10 @@ def check_whiten(my_whiten):
     if symmetric and near(w @ (c + eps * one) @ w, one) and (torch.linalg.eigvalsh(w) > 0).all(): return
     require(symmetric or not near(w @ w.T, inverse), "the axes are not rotated back: the result is white, but no longer an image")
     require(symmetric or not near(w.T @ w, inverse), "the axes are rotated on one side only, and on the wrong one")
-    explain(w, inverse_root(c, eps), _whitenings(x, c, eps), "W")
+    right, spread = inverse_root(c, eps), torch.linalg.eigvalsh
+    require(not symmetric or near(w, right) or not near(spread(w), spread(right)), "W stretches by the right factors along the "
+            "wrong axes: is U exchanged with its transpose, or are its columns in another order than the eigenvalues?")
+    explain(w, right, _whitenings(x, c, eps), "W")
 
 # %% ../nbs/50_checks.ipynb #e8609993
 def shifted(x: Tensor, shift: Tensor, outside="zero") -> Tensor:
@@ -374,6 +381,8 @@ def _shifts(x: Tensor, shift: Tensor) -> dict[str, Tensor]:
         "every image is shifted like the first: each has a shift of its own": shifted(x, shift[:1].expand_as(shift)),
         "what leaves on one side comes back on the other: zeros should come in": shifted(x, shift, "wrap"),
         "the edge is repeated outwards: zeros should come in": shifted(x, shift, "edge"),
+        "the shift is in pixels, but the grid goes from -1 to 1: a pixel is 2 / W wide and 2 / H high":
+            shifted(x, shift * sides / 2),
         "it goes half as far: from -1 to 1 an image is 2 wide, not 1": shifted(x, shift / 2),
         "it goes a little short: with align_corners=True, -1 and 1 are middles of pixels": shifted(x, shift * (1 - 1 / sides)),
         "right is divided by the height and down by the width: it is the other way round":
@@ -383,7 +392,7 @@ def _shifts(x: Tensor, shift: Tensor) -> dict[str, Tensor]:
 @check
 def check_shift(my_shift):
     x, d, v = torch.randn(3, 3, 2, 5, 6, generator=seeded("shift"), dtype=torch.double)
-    shift, leaf = torch.tensor([[1.0, 0.0], [0.25, -1.5], [-2.3, 0.6]]).double(), x.clone().requires_grad_()
+    shift, leaf = torch.tensor([[1.0, 0.0], [0.25, -1.4], [-2.3, 0.6]]).double(), x.clone().requires_grad_()
     got = shaped(my_shift(leaf, shift), tuple(x.shape))
     explain(got, shifted(x, shift), _shifts(x, shift), "the shifted image")
     by_pixels = slope((got * v).sum(), leaf, CUT.format("the pixels", "NumPy, .data, .detach and .item cut it"))
@@ -413,6 +422,7 @@ def check_logits(my_logits):
         "every parameter is cut from the beginning of theta: each begins where the last ended": by_hand(theta, x, (0, 0, 0, 0)),
         "the weights are transposed: a Linear keeps them as [out,in]": by_hand(theta, x, turned=True),
         "theta is read from its end": by_hand(theta, x, (23, 18, 3, 0)),
+        "a softmax makes probabilities of the logits: leave them as the module returns them": want.softmax(1),
         "both weights come before both biases: the order is that of module.parameters()": by_hand(theta, x, (0, 35, 20, 40))},
         "the logits")
     by_theta = slope(got.square().sum(), leaf, CUT.format("theta", "Views of theta keep it; .data and new Parameters cut it"))
@@ -632,11 +642,18 @@ class LinearDM:
         images, total = self.start, 0.0
         for a in matrices: total = keep * total + self.gradient(a, images); images = images - lr * total
         return images
+    def adam(self, lr: float, matrices) -> Tensor:
+        optimizer = torch.optim.Adam([images := self.start.clone()], lr)
+        for a in matrices: images.grad = self.gradient(a, images); optimizer.step()
+        return images
     def wrong(self, lr: float, a: list[Tensor]) -> dict[str, Tensor]:
         "Where other loops end"
         return {"the images go up the loss: the sign of the gradient is wrong": self.walk(-lr, a),
                 "the learning rate is missing": self.walk(1.0, a),
                 "gradients of earlier steps are added to later ones: a .grad adds up until it is reset": self.walk(lr, a, 1.0),
+                "the steps have momentum: plain gradient descent is asked for": self.walk(lr, a, 0.9),
+                "the steps are Adam's, as long for a small gradient as for a large one: plain gradient descent is asked for":
+                    self.adam(lr, a),
                 "the first network is used in all steps: take the next one for each": self.walk(lr, a[:1] * 3),
                 "the last network is used in all steps: take the next one for each": self.walk(lr, a[-1:] * 3),
                 "it stops after the first step": self.walk(lr, a[:1]), "it leaves out the last network": self.walk(lr, a[:2]),
@@ -648,8 +665,7 @@ class LinearDM:
 @check
 def check_dm(my_dm):
     toy, a = LinearDM(classes_of(7, 0), classes_of(2, 1)), [toy_features(i) for i in (1, 2, 3)]
-    def embed(a): return lambda x: x.flatten(1) @ a
-    got = shaped(my_dm([embed(m) for m in a], toy.real, toy.start, 0.05), tuple(toy.start.shape))
+    got = shaped(my_dm([lambda x, m=m: x.flatten(1) @ m for m in a], toy.real, toy.start, 0.05), tuple(toy.start.shape))
     require(not got.requires_grad, "the images come back with a graph: detach them at the end of each step")
     explain(got, toy.walk(0.05, a), toy.wrong(0.05, a), "the images after three steps")
 

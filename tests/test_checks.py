@@ -100,7 +100,7 @@ def test_explain_prefers_the_truth_and_says_so_when_no_theory_fits():
     want = torch.tensor([1.0, 2.0])
     checks.explain(want + 1e-7, want, {"a theory that is no other": want}, "it")
     with pytest.raises(checks.Wrong, match="^twice$"): checks.explain(2 * want, want, {"twice": 2 * want}, "it")
-    with pytest.raises(checks.Wrong, match="off by 50%"): checks.explain(1.5 * want, want, {"twice": 2 * want}, "it")
+    with pytest.raises(checks.Wrong, match="^it: off by 50%"): checks.explain(1.5 * want, want, {"twice": 2 * want}, "it")
 
 
 def test_students_notebooks_are_up_to_date(tmp_path):

@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,13 @@ def test_settings_agree():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]
     assert cfg["version"] == mtt_nb.__version__
     for key in ("lib_name", "lib_path", "nbs_path", "tst_flags"): assert tool[key] == cfg[key]
+
+
+def test_the_package_names_the_versions_of_python_that_were_tried():
+    "Those that the README names, the lowest first"
+    tried = re.findall(r"Python :: (3\.\d+)$", settings()["classifiers"], re.M)
+    assert tried[0] == settings()["min_python"]
+    assert f"({tried[0]} to {tried[-1]} were tried)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +72,17 @@ def test_readme_is_up_to_date(tmp_path):
     done = subprocess.run([sys.executable, ROOT / "tests" / "readme.py", tmp_path / "README.md"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text(), "run python tests/readme.py README.md"
+
+
+def test_the_site_has_the_chapters_in_the_order_of_the_table(tmp_path):
+    "Of the README's table, whatever chapters the pages name before it"
+    done = subprocess.run([sys.executable, ROOT / "docs" / "prepare.py", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    index = json.loads((tmp_path / "index.ipynb").read_text(encoding="utf-8"))["cells"]
+    toc = re.findall(r"<(\w+)>", "".join(index[-1]["source"]))
+    table = re.findall(r"^\| \[\d.*", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    named = re.findall(r"\]\(nbs/(\w+)\.ipynb\)", "\n".join(table))
+    assert named[:2] == ["00_tour", "01_data"] and [n for n in toc if n in named] == named
 
 
 METHOD = {"torch", "numpy", "safetensors", "mtt_nb"}
@@ -137,16 +156,37 @@ def test_the_link_test_sees_what_is_broken(tmp_path):
         with pytest.raises(AssertionError, match="links to"): test_links_inside_the_repository_resolve(page)
 
 
+def test_the_copy_for_students_holds_no_solutions_and_its_exercises_link_to_what_is_there(tmp_path):
+    "The command is that of the teacher's guide"
+    if not (ROOT / ".git").exists() or not shutil.which("git"): pytest.skip("no checkout of git")
+    command = re.search(r"^git archive .*", (ROOT / "nbs" / "teaching.md").read_text(encoding="utf-8"), re.M)[0]
+    subprocess.run(shlex.split(command.replace("students.zip", str(tmp_path / "students.zip"))), cwd=ROOT, check=True)
+    shutil.unpack_archive(tmp_path / "students.zip", tmp_path)
+    exercises = tmp_path / "mtt_nb" / "nbs" / "exercises"
+    assert not (exercises / "solutions").exists() and (tmp_path / "mtt_nb" / "mtt_nb" / "checks.py").exists()
+    for made in NOTEBOOKS:
+        if made.parent.name == "exercises": test_links_inside_the_repository_resolve(exercises / made.name)
+
+
 def test_a_source_package_can_be_built_from_itself(tmp_path):
-    "What `setup.py sdist` packs holds all that setup.py reads"
+    "What `setup.py sdist` packs holds all that setup.py, the tests and the site read, and nothing that is made on the way"
     pytest.importorskip("setuptools")
-    for name in ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "mtt_nb", tmp_path / "mtt_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    source, made = tmp_path / "source", ("__pycache__", ".ipynb_checkpoints", "runs")
+    for name in ("mtt_nb", "nbs", "docs", "tests", "binder"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns(*made))
+    for name in ("setup.py", "settings.ini", "MANIFEST.in", "README.md", "LICENSE", "pyproject.toml", "Makefile", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, source)
+    def files(folder): return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    wanted = files(source)
+    for name in made:
+        (source / "nbs" / name).mkdir()
+        (source / "nbs" / name / "made.ipynb").write_text("{}")
     def setup(*args, cwd): return subprocess.run([sys.executable, "setup.py", "-q", *args], cwd=cwd, capture_output=True, text=True)
-    assert setup("sdist", cwd=tmp_path).returncode == 0
-    packed, = (tmp_path / "dist").glob("*.tar.gz")
+    assert setup("sdist", cwd=source).returncode == 0
+    packed, = (source / "dist").glob("*.tar.gz")
     shutil.unpack_archive(packed, tmp_path / "unpacked")
     inside, = (tmp_path / "unpacked").iterdir()
     done = setup("--version", cwd=inside)
     assert done.stdout.strip() == mtt_nb.__version__, done.stderr
-    assert {"live.js", "live.css"} <= {f.name for f in (inside / "mtt_nb").iterdir()}
+    got = files(inside)
+    assert wanted <= got and not [name for name in got if name.endswith("made.ipynb")], wanted - got
