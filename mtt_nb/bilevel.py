@@ -215,11 +215,12 @@ class LDRidge(LD):
         phi, a = regressors(self.model, self.theta, self.images), self.config.blend
         solved = solve_weights(phi, labels, self.config.reg)
         weights = (1 - a) * self.weights + a * solved
-        self.weights = weights.detach()
+        self.solved = weights.detach()
         return self.scale * regressors(self.model, self.theta, x) @ weights
 
     def train(self) -> None:
-        "A step of the features and the scale on the base images"
+        "A step of the features and the scale on the base images, with the weights that were solved"
+        self.weights = self.solved
         theta, scale = (t.detach().requires_grad_() for t in (self.theta, self.scale))
         loss = F.cross_entropy(scale * regressors(self.model, theta, self.images) @ self.weights, self.labels)
         grads = torch.autograd.grad(loss, (theta, scale))

@@ -98,7 +98,8 @@ def watched(f: Callable, name: str) -> Callable:
             require(a.grad is None, f"it leaves a gradient in {n}.grad, to which the next call would add: torch.autograd.grad "
                                     "returns gradients and leaves nothing behind")
             require(a.requires_grad == was, f"it makes the caller's {n} require a gradient: call requires_grad_ on a copy")
-        require(torch.equal(torch.get_rng_state(), state), "it draws from the global generator: use the one that is passed in")
+        instead = "use the one that is passed in" if any(isinstance(a, torch.Generator) for a in args) else "do without chance"
+        require(torch.equal(torch.get_rng_state(), state), f"it draws from the global generator: {instead}")
         return got
     return call
 
@@ -542,12 +543,15 @@ class Largest(TorchFunctionMode):
     "Keeps how many numbers the largest tensor has that is made, or all that NumPy makes if these are more"
     n = 0
     def __enter__(self):
-        tracemalloc.start()
+        self.traced = tracemalloc.is_tracing()
+        if not self.traced: tracemalloc.start()
+        tracemalloc.reset_peak()
+        self.before, _ = tracemalloc.get_traced_memory()
         return super().__enter__()
     def __exit__(self, *error):
         super().__exit__(*error)
-        self.n = max(self.n, tracemalloc.get_traced_memory()[1] // 8)  # 8 bytes each
-        tracemalloc.stop()
+        self.n = max(self.n, (tracemalloc.get_traced_memory()[1] - self.before) // 8)  # 8 bytes each
+        if not self.traced: tracemalloc.stop()
     def __torch_function__(self, f, types, args=(), kwargs=None):
         out = f(*args, **(kwargs or {}))
         for t in out if isinstance(out, (tuple, list)) else (out,):

@@ -319,7 +319,7 @@ def _rows(y: Tensor, n_classes: int, val_fraction: float, seed: int, limit: int 
     train, val = split(y[kept], val_fraction, seeded(seed, "validation"))
     if val_fraction and not len(val):
         raise ValueError(f"val_fraction {val_fraction} of {len(kept)} training images leaves no validation image of any class: "
-                         "raise it, take more images, or set 0")
+                         "take two images or more of a class, or set it to 0")
     return kept[train], kept[val]
 
 # %% ../nbs/01_data.ipynb #bca99f7f

@@ -252,8 +252,9 @@ def loss_and_gradients(distiller, learned: dict[str, Tensor]) -> list[Tensor]:
 
 def rates(distiller) -> str:
     "The settings that a diverging run could lower, and their values, in words"
-    names = dict.fromkeys([*distiller.learns.values(), *(k for k in distiller.knobs if k.startswith("lr_"))])
-    return ", ".join(f"{name} (now {getattr(distiller.config, name):g})" for name in names)
+    others = [k for k in distiller.knobs if k.startswith("lr_") and k != "lr_img"]
+    values = {k: getattr(distiller.config, k) for k in (*distiller.learns.values(), *others)}
+    return ", ".join(f"{k} (now {v:g})" for k, v in values.items() if v is not None)
 
 # %% ../nbs/06_distiller.ipynb #1868ecb7
 class Distiller(_Between):

@@ -239,10 +239,11 @@ class _Recording:
         headers = _headers(self.path)
         if not headers:
             raise FileNotFoundError(f"no experts in {self.path}: record them with record_experts(...) or `mtt-nb experts`")
+        lost = next((i for i, header in enumerate(headers.values()) if header["expert"] != i), None)
+        if lost is not None and (n is None or n > lost):
+            raise FileNotFoundError(f"{_file(self.path, lost)} is missing: restore it, record it, or take fewer experts (n)")
         if n is not None and not 1 <= n <= len(headers): raise ValueError(f"n {n}: {self.path} holds {len(headers)} experts")
         self.files, self._headers = list(headers)[:n], list(headers.values())[:n]
-        lost = [i for i, header in enumerate(self._headers) if header["expert"] != i]
-        if lost: raise FileNotFoundError(f"{_file(self.path, lost[0])} is missing: restore it, or record it again")
         self.meta = _shared(self._headers[0])  # what all experts share
         for file, header in zip(self.files, self._headers):
             differ = differences(_shared(header), self.meta)
@@ -450,13 +451,13 @@ def store_experts(
     check_writable(path)
     some = data.x_train[:2000], data.y_train[:2000]
     share = some[1].bincount().max().item() / len(some[1])  # of the most frequent class
-    guessed = share + 3 * math.sqrt(share * (1 - share) / len(some[1]))  # three standard errors above
+    bar = min(share + 3 * math.sqrt(share * (1 - share) / len(some[1])), (1 + share) / 2)  # three standard errors above a guess
     try:
         for i, theta in enumerate(t.float() for t in paths):
             if theta.ndim != 2 or theta.shape[1] != model.n_params or len(theta) < 2 or not theta.isfinite().all():
                 raise ValueError(f"expert {i} {tuple(theta.shape)}: must be finite numbers [epochs + 1, {model.n_params}]")
             learned, epochs = accuracy(model, theta[-1].to(data.device), *some), len(theta) - 1
-            if learned <= guessed:
+            if learned < bar:
                 raise ValueError(f"expert {i} classifies {learned:.1%} of training images of {data.name} correctly at its end, "
                                  "as guesses would: it is of other data, another network, or its numbers are in another order")
             right = accuracy(model, theta[-1].to(data.device), data.x_val, data.y_val) if len(data.x_val) else None

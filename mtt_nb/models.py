@@ -254,8 +254,10 @@ def better_together(
 def vmaps(model: Callable, theta: Tensor, x: Tensor) -> bool:
     "Whether vmap can run several networks [K,P] on their batches [K,B,C,H,W]; a network is tried once, on one image"
     if isinstance(model, FlatModel) and "vmaps" not in vars(model):
-        try: torch.vmap(model)(theta[:1].detach(), x[:1, :1].detach())
-        except RuntimeError as e: model.vmaps = "vmap" not in str(e)  # of another error the caller should hear
+        one, image = theta[:1].detach(), x[:1, :1].detach()
+        model(one[0], image[0])  # an error of its own is not vmap's
+        try: torch.vmap(model)(one, image)
+        except Exception: model.vmaps = False  # PyTorch raises several kinds
         else: model.vmaps = True
     return getattr(model, "vmaps", True)
 
@@ -289,7 +291,7 @@ def forward_blocks(x: Tensor) -> tuple[Tensor, ...]:
 # %% ../nbs/03_models.ipynb #36a7505e
 def _in_a_row(module: nn.Sequential, prefix="") -> Iterator[tuple[str, nn.Module]]:
     "The layers of a network by name, those of a row within the row too"
-    for name, layer in module.named_children():
+    for name, layer in module._modules.items():  # named_children leaves out what comes a second time
         if type(layer).forward is nn.Sequential.forward: yield from _in_a_row(layer, f"{prefix}{name}.")
         else: yield prefix + name, layer
 

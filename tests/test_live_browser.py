@@ -651,6 +651,8 @@ def test_the_picture_stays_where_it_is(make, page, runs):
     live._sender(0)(kind="status", status=live.runs[0].status())
     desk.talk()
     assert desk.root.evaluate(tops) == ready
+    alone = "root => { root.parentElement.style.width = 'auto'; root.parentElement.style.display = 'inline-block'; return root.offsetWidth }"
+    assert desk.root.evaluate(alone) > 600  # in a row with another it keeps a width of its own
 
 
 def test_the_second_of_two_runs(make, page):
