@@ -320,7 +320,7 @@ class ExpertBuffer(_Recording):
 
 # %% ../nbs/04_experts.ipynb #90e33598
 def require_network(model: FlatModel, data: ImageData) -> None:
-    "ValueError if the network does not take the images, gives another number of classes, or is not a function of theta and x"
+    "ValueError unless the network takes the images, gives a logit for each class, and depends on theta and one image alone"
     theta, again = (model.init(seeded(0, device=data.device)) for _ in range(2))
     if not torch.equal(theta, again):
         raise ValueError(f"{model}: one seed gave different parameters; let its reset_parameters draw by torch.nn.init alone")
