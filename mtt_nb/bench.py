@@ -106,8 +106,8 @@ def arithmetic(shape, batch: int, width: int, compiled=False) -> dict[str, int]:
         with FlopCounterMode(display=False) as counter: f(*args)
         return counter.get_total_flops()
     if compiled:
-        steps = {"forward": (partial(student_step, model, 0.0), (theta, v, x, y, lr)),
-                 "back": (partial(adjoint_step, model, 0.0, (True, True, False)), (theta, v, x, y, lr, v, v))}
+        steps = {"forward": (partial(student_step, model, 0.0), (theta, x, y, lr, v)),
+                 "back": (partial(adjoint_step, model, 0.0, (True, True, False)), (theta, x, y, lr, v, v, v))}
         with torch.no_grad(): return {k: count(recorded(f, args), *args) for k, (f, args) in steps.items()}
     theta, x = (t.requires_grad_().clone() for t in (theta, x))  # the counter of PyTorch 2.4 refuses leaves
     with FlopCounterMode(display=False) as counter: g = gradient(model, theta, x, y, create_graph=True)

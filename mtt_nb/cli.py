@@ -52,9 +52,8 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'SERVER', 'pick_device', 'given', 'adapted',
            'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce',
            'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
-           'refuse_other', 'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged',
-           'write_accuracies', 'evaluate', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab',
-           'lab', 'bench', 'grade']
+           'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged', 'write_accuracies', 'evaluate',
+           'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -311,20 +310,16 @@ def seen_by(buffer: ExpertBuffer | None) -> dict:
     return dict(augment=name, augment_mode=options.get("mode"))
 
 # %% ../nbs/42_cli.ipynb #61d9ba63
-def refuse_other(out: Path, **here) -> None:
-    "ValueError if the run folder holds a run that has other values for these entries of its identity"
-    checkpoint = out / "checkpoint.safetensors"
+def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
+    "ValueError, before experts are recorded, for what a run would refuse later"
+    choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
+    require_batch(config, config.ipc * data.n_classes)
+    checkpoint, here = out / "checkpoint.safetensors", asdict(config) | dict(iterations=None) | given(**{"experts.n": n})
     if not checkpoint.exists(): return
     with suppress(Damaged):  # then the one before it may do
         there = json.loads(load_tensors(checkpoint, "checkpoint")[1]["texts"]["identity"])
         try: require_same_run(json.dumps({k: there.get(k) for k in here}), json.dumps(here))
         except ValueError as e: raise ValueError(f"{checkpoint}: {e}") from None
-
-def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
-    "ValueError, before experts are recorded, for what a run would refuse later"
-    choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
-    require_batch(config, config.ipc * data.n_classes)
-    refuse_other(out, **asdict(config) | dict(iterations=None) | given(**{"experts.n": n}))
 
 # %% ../nbs/42_cli.ipynb #f9e061ff
 @app.command()
@@ -427,17 +422,10 @@ def reproduce(
     device: Device = "auto",
 ):
     "Run a preset: record experts, distil, evaluate in the paper's way and in ours, and compare with the published number."
-    name, out = f"{data}-ipc{ipc}", out or Path("runs") / f"reproduce-{data}-ipc{ipc}-seed{seed}"
-    common, until = dict(data=data, preset=name, root=root, seed=seed, device=device, tf32=tf32), deadline(stop_after)
-    base = find_preset(name)
-    if n is None: n = base.experts["n"]
-    adapted(base, "mtt", iterations=iterations)  # an error now, not when the experts are recorded
-    Protocol(**base.evaluation | given(eval_every=eval_every))
-    refuse_other(out, **{"experts.n": n})
-    experts(**common, n=n, limit=limit, out=out / "experts", stop_after=stop_after)
-    left = None if stop_after is None else f"{max(0, int(until - time.monotonic()))}s"
-    distill(**common, ipc=ipc, experts=out / "experts", n=n, iterations=iterations, eval_every=eval_every, test_too=True,
-            full_data=full_data, out=out, stop_after=left)
+    name = f"{data}-ipc{ipc}"
+    distill(data=data, preset=name, ipc=ipc, root=root, n=n, iterations=iterations, eval_every=eval_every, test_too=True,
+            limit=limit, tf32=tf32, full_data=full_data, seed=seed, stop_after=stop_after, device=device,
+            out=out or Path("runs") / f"reproduce-{name}-seed{seed}")
 
 # %% ../nbs/42_cli.ipynb #5683f1c6
 def judged(synthetic: SyntheticSet) -> dict:

@@ -16,7 +16,7 @@ from .data import ImageData, require_counts, seeded
 from .distiller import ALONE
 from .experts import require_network
 from .models import FlatModel, build, ensemble_logits, forward_blocks, rebuilt, training_loss
-from .speed import fast, repeatable
+from .speed import by_blocks, fast, repeatable
 from .synthetic import SyntheticSet, choose_per_class, describe, require_same_data
 
 # %% auto #0
@@ -37,7 +37,7 @@ def accuracies(
     return (torch.cat([logits(block).argmax(-1) for block in forward_blocks(x)], 1) == y).float().mean(1)
 
 # %% ../nbs/08_evaluate.ipynb #d54d237b
-def momentum_step(model, theta: Tensor, velocity: Tensor, x: Tensor, y: Tensor, lr: Tensor | float) -> tuple[Tensor, Tensor]:
+def momentum_step(model, theta: Tensor, x: Tensor, y: Tensor, lr: Tensor | float, velocity: Tensor) -> tuple[Tensor, Tensor]:
     "One step of SGD with momentum 0.9 and weight decay 5e-4 for every network: theta and velocity [K,P] after it"
     with torch.enable_grad():
         grad, = torch.autograd.grad(training_loss(model, leaf := theta.detach().requires_grad_(), x, y).sum(), leaf)
@@ -64,14 +64,14 @@ def train_networks(
     g = seeded(seed, stream, device=x.device)
     thetas = torch.stack([model.init(g) for _ in range(nets)])[rows]
     if not len(thetas): return thetas
-    step, lr = (fast if compile else partial)(momentum_step, model), torch.tensor(lr, device=x.device)
+    step, lr = by_blocks((fast if compile else partial)(momentum_step, model)), torch.tensor(lr, device=x.device)
     own = torch.arange(len(x), device=x.device).expand(nets, -1) if own is None else own
     velocity, second_half = torch.zeros_like(thetas), (epochs + 1) // 2 * math.ceil(own.shape[1] / batch_size)
     orders = (own.gather(1, torch.rand(own.shape, generator=g, device=x.device).argsort(1)) for _ in range(epochs))
     batches = (batch for order in orders for batch in order.split(int(batch_size), 1))
     for i, (xb, yb) in enumerate(augmented(x, y, batches, augment, g, rows)):
         if i == second_half: lr, velocity = lr / 10, torch.zeros_like(velocity)  # a new optimiser, as published
-        thetas, velocity = step(thetas, velocity, xb, yb, lr)
+        thetas, velocity = step(thetas, xb, yb, lr, velocity)
     return thetas
 
 # %% ../nbs/08_evaluate.ipynb #454dcf6d

@@ -22,7 +22,7 @@ from . import __version__
 from .augment import DSA, augmented, require_dsa
 from .data import ImageData, plain, require_counts, seeded, whole_file
 from .models import FlatModel, forward_blocks, rebuilt, require_known, training_loss
-from .speed import fast, repeatable
+from .speed import by_blocks, fast, repeatable
 
 # %% auto #0
 __all__ = ['epoch_batches', 'sgd_step', 'train_epoch', 'accuracy', 'Epoch', 'train_experts', 'checksum', 'save_tensors',
@@ -62,7 +62,8 @@ def train_epoch(
     step: Callable | None = None,  # in place of `sgd_step` with this model
 ) -> tuple[Tensor, Tensor]:  # the next point or points, and the mean training loss on the way there, scalar or [K]
     "One pass of plain SGD over the data in random order: no momentum, no weight decay, as the published experts"
-    step, lr, total = step or partial(sgd_step, model), torch.as_tensor(lr, dtype=x.dtype, device=x.device), 0.0
+    step, total = by_blocks(step or partial(sgd_step, model)), 0.0
+    lr = torch.as_tensor(lr, dtype=x.dtype, device=x.device)
     streams = [epoch_batches(x, y, batch_size, augment, g) for g in ([generators] if theta.ndim == 1 else generators)]
     for batches in zip(*streams, strict=True):
         xb, yb = batches[0] if theta.ndim == 1 else map(torch.stack, zip(*batches))

@@ -20,9 +20,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
 # %% auto #0
-__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient', 'separate_gradients',
-           'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product', 'gradient_as_product', 'channels_last',
-           'channels_last_gradient', 'first_of', 'recorded', 'compiled', 'Replayed', 'Fast', 'fast', 'repeatable']
+__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'BLOCK', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient',
+           'separate_gradients', 'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product',
+           'gradient_as_product', 'channels_last', 'channels_last_gradient', 'first_of', 'recorded', 'compiled',
+           'Replayed', 'Fast', 'fast', 'by_blocks', 'repeatable']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -234,6 +235,38 @@ class Fast:
 def fast(step: Callable, *fixed) -> Fast:
     "The step with its first arguments fixed, through `Fast`: made once and reused as long as they are the same objects"
     return Fast(partial(step, *fixed))
+
+# %% ../nbs/03_speed.ipynb #dd50a967
+BLOCK = 2**17  # numbers in a block of images on a CPU
+
+def _size(x: Tensor, axis: int) -> int:
+    "How many of the images along this axis make up a block: if possible a divisor, as every other size is compiled anew"
+    n = x.shape[axis]
+    most = min(n, max(1, BLOCK // x.shape[axis + 1 :].numel())) if x.device.type == "cpu" else n
+    return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
+
+def _joined(a, b, share: float, axis: int):
+    "The mean of a and b, where b has this share; of tuples one behind the other, as gradients of that mean"
+    if isinstance(a, tuple): return tuple(p if p is None else torch.cat([(1 - share) * p, share * q], axis) for p, q in zip(a, b))
+    return a if a is None else a.lerp(b, share)
+
+def by_blocks(
+    step: Callable,  # (theta, x, y, *others) -> a tuple; x and y matter through their mean loss's gradient alone
+) -> Callable:  # the same function, but for rounding
+    """On a CPU, a step over a large batch as the mean of the steps over its blocks, with the memory of one block
+
+    theta is [P] and x [B,C,H,W], or [K,P] and [K,B,C,H,W]; y begins like x. Of what a step returns, tensors are averaged, and
+    a tuple holds gradients with respect to the batch. An image's logits must not depend on the others in its batch."""
+    def whole(theta: Tensor, x: Tensor, y: Tensor, *others):
+        axis, seen, result = theta.ndim - 1, 0, None
+        size = _size(x, axis)
+        for xb, yb in zip(x.split(size, axis), y.split(size, axis), strict=True):
+            new, here = step(theta, xb, yb, *others), xb.shape[axis]
+            seen += here
+            result = new if result is None else tuple(_joined(a, b, here / seen, axis) for a, b in zip(result, new, strict=True))
+        return result
+    return whole
+
 
 # %% ../nbs/03_speed.ipynb #8f02e009
 ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switches, and the arrays of a graph, exist only once

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from .models import training_loss
-from .speed import fast
+from .speed import by_blocks, fast
 
 # %% auto #0
 __all__ = ['gradient', 'full_unroll', 'pull_back', 'student_step', 'adjoint_step', 'AdjointUnroll', 'unroll']
@@ -56,21 +56,22 @@ def pull_back(
     return slope, [next(products) if want else None for want in wanted]
 
 # %% ../nbs/05_unroll.ipynb #f0056cdf
-def student_step(model, momentum, theta, velocity, x, y, lr) -> tuple[Tensor, Tensor]:
+def student_step(model, momentum, theta, x, y, lr, velocity) -> tuple[Tensor, Tensor]:
     "One step of SGD: the next theta, and the velocity that led there, both like theta, [P] or [K,P]"
     with torch.enable_grad(): g = gradient(model, theta.detach().requires_grad_(), x, y)
     velocity = momentum * velocity + g if momentum else g
     return theta - lr * velocity, velocity
 
-def adjoint_step(model, momentum, wanted, theta, velocity, x, y, lr, lam, nu) -> tuple[Tensor | None, ...]:
-    "One step of the sweep: from lambda and nu after the step (like theta) to those before it, and the gradients of x, y, lr"
+def adjoint_step(model, momentum, wanted, theta, x, y, lr, velocity, lam, nu) -> tuple:
+    "One step of the sweep: from lambda and nu after the step (like theta) to those before it; the gradients of lr and (x, y)"
     nu = momentum * nu - lr * lam
     if momentum: d_lr, (_, products) = -(lam * velocity).sum(), pull_back(model, (theta, x, y), wanted, nu)
     else:  # nu is -lr * lam, and the velocity is g
         slope, products = pull_back(model, (theta, x, y), wanted, lam)
         d_lr, products = -slope, [None if p is None else -lr * p for p in products]
-    d_theta, d_x, d_y = products
-    return lam if d_theta is None else lam + d_theta, nu, d_x, d_y, d_lr
+    d_theta, *of_batch = products
+    return lam if d_theta is None else lam + d_theta, nu, d_lr, tuple(of_batch)
+
 
 # %% ../nbs/05_unroll.ipynb #8f00fe77
 class AdjointUnroll(torch.autograd.Function):
@@ -80,12 +81,12 @@ class AdjointUnroll(torch.autograd.Function):
     with respect to the student's point and velocity, from step N to step 0, and builds each step's graph anew."""
     @staticmethod
     def forward(ctx, make, model, momentum, path_device, theta, xs, ys, lr):
-        step, kept = make(student_step, model, momentum), dict(device=path_device or theta.device)
+        step, kept = by_blocks(make(student_step, model, momentum)), dict(device=path_device or theta.device)
         path = theta.new_empty(len(xs) + 1, *theta.shape, **kept)
         velocity, velocities = torch.zeros_like(theta), theta.new_empty(len(xs) if momentum else 0, *theta.shape, **kept)
         path[0] = theta
         for i in range(len(xs)):
-            theta, velocity = step(theta, velocity, xs[i], ys[i], lr[i])
+            theta, velocity = step(theta, xs[i], ys[i], lr[i], velocity)
             path[i + 1] = theta
             if momentum: velocities[i] = velocity
         ctx.make, ctx.model, ctx.momentum = make, model, momentum
@@ -105,9 +106,9 @@ class AdjointUnroll(torch.autograd.Function):
         nu = torch.zeros_like(lam)
         for i in reversed(range(len(xs))):
             wanted = i > 0 or need_theta or ctx.make is fast, need_x, need_y
-            step = ctx.make(adjoint_step, ctx.model, ctx.momentum, wanted)
+            step = by_blocks(ctx.make(adjoint_step, ctx.model, ctx.momentum, wanted))
             theta, velocity = path[i].to(lam.device), velocities[i].to(lam.device) if ctx.momentum else nu  # nu: not used
-            lam, nu, d_x, d_y, d_lr = step(theta, velocity, xs[i], ys[i], lr[i], lam, nu)
+            lam, nu, d_lr, (d_x, d_y) = step(theta, xs[i], ys[i], lr[i], velocity, lam, nu)
             if need_x: dx[i] = d_x
             if need_y: dy[i] = d_y
             if need_lr: dlr[i] = d_lr
@@ -137,7 +138,7 @@ def _check_unroll(theta, xs, ys, lr, momentum, memory, compile):
 
 # %% ../nbs/05_unroll.ipynb #2c75005a
 def unroll(
-    model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits, the same at every call
+    model: Callable[[Tensor, Tensor], Tensor],  # (theta, x) -> logits, the same at every call and in every batch
     theta: Tensor,  # theta_0 [P], or several students' [K,P]
     xs: Tensor,  # the batch of every step [N,B,C,H,W], or of every step and student [N,K,B,C,H,W]
     ys: Tensor,  # its labels: int64 [N,B], or probabilities [N,B,classes]; or [N,K,B], [N,K,B,classes]

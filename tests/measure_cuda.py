@@ -38,11 +38,11 @@ def steps():
     tasks, lr = {}, torch.tensor(0.01)
     for n in (10, 100):
         theta, (x, y) = network(), batch(n)
-        tasks[f"student step, {n} images"] = partial(student_step, model, 0.0), (theta, theta, x, y, lr)
-        tasks[f"adjoint step, {n} images"] = partial(adjoint_step, model, 0.0, (True, True, False)), (theta, theta, x, y, lr, theta, theta)
+        tasks[f"student step, {n} images"] = partial(student_step, model, 0.0), (theta, x, y, lr, theta)
+        tasks[f"adjoint step, {n} images"] = partial(adjoint_step, model, 0.0, (True, True, False)), (theta, x, y, lr, theta, theta, theta)
     tasks["expert's step, 256 images"] = partial(sgd_step, model), (network(), *batch(256), lr)
     theta = network(5)
-    tasks["evaluation step, 5 networks, 10 images"] = partial(momentum_step, model), (theta, theta, *batch(5, 10), lr)
+    tasks["evaluation step, 5 networks, 10 images"] = partial(momentum_step, model), (theta, *batch(5, 10), lr, theta)
     for name, (f, tensors) in tasks.items():
         tensors, row = tuple(t.to("cuda") for t in tensors), {}
         with torch.no_grad(): row["eager"] = milliseconds(lambda: f(*tensors), 10)  # noqa: B023, called at once
