@@ -245,11 +245,15 @@ def _size(x: Tensor, axis: int) -> int:
     most = min(n, max(1, BLOCK // x.shape[axis + 1 :].numel())) if x.device.type == "cpu" else n
     return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
 
+
+# %% ../nbs/03_speed.ipynb #2691e6f1
 def _joined(a, b, share: float, axis: int):
     "The mean of a and b, where b has this share; of tuples one behind the other, as gradients of that mean"
     if isinstance(a, tuple): return tuple(p if p is None else torch.cat([(1 - share) * p, share * q], axis) for p, q in zip(a, b))
     return a if a is None else a.lerp(b, share)
 
+
+# %% ../nbs/03_speed.ipynb #d8d58db0
 def by_blocks(
     step: Callable,  # (theta, x, y, *others) -> a tuple; x and y matter through their mean loss's gradient alone
 ) -> Callable:  # the same function, but for rounding
