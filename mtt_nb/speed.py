@@ -255,7 +255,7 @@ def _joined(a, b, share: float, axis: int):
 
 # %% ../nbs/03_speed.ipynb #d8d58db0
 def by_blocks(
-    step: Callable,  # (theta, x, y, *others) -> a tuple; x and y matter through their mean loss's gradient alone
+    step: Callable,  # (theta, x, y and more) -> a tuple; x and y matter through their mean loss's gradient alone
 ) -> Callable:  # the same function, but for rounding
     """On a CPU, a step over a large batch as the mean of the steps over its blocks, with the memory of one block
 
