@@ -239,12 +239,11 @@ def fast(step: Callable, *fixed) -> Fast:
 # %% ../nbs/03_speed.ipynb #dd50a967
 BLOCK = 2**17  # numbers in a block of images on a CPU
 
-def _size(x: Tensor, axis: int) -> int:
+def _block_size(x: Tensor, axis: int) -> int:
     "How many of the images along this axis make up a block: if possible a divisor, as every other size is compiled anew"
     n = x.shape[axis]
     most = min(n, max(1, BLOCK // x.shape[axis + 1 :].numel())) if x.device.type == "cpu" else n
     return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
-
 
 # %% ../nbs/03_speed.ipynb #2691e6f1
 def _joined(a, b, share: float, axis: int):
@@ -252,10 +251,9 @@ def _joined(a, b, share: float, axis: int):
     if isinstance(a, tuple): return tuple(p if p is None else torch.cat([(1 - share) * p, share * q], axis) for p, q in zip(a, b))
     return a if a is None else a.lerp(b, share)
 
-
 # %% ../nbs/03_speed.ipynb #d8d58db0
 def by_blocks(
-    step: Callable,  # (theta, x, y and more) -> a tuple; x and y matter through their mean loss's gradient alone
+    step: Callable,  # (theta, x, y and more) -> a tuple; a batch matters only through means over its images
 ) -> Callable:  # the same function, but for rounding
     """On a CPU, a step over a large batch as the mean of the steps over its blocks, with the memory of one block
 
@@ -263,14 +261,13 @@ def by_blocks(
     a tuple holds gradients with respect to the batch. An image's logits must not depend on the others in its batch."""
     def whole(theta: Tensor, x: Tensor, y: Tensor, *others):
         axis, seen, result = theta.ndim - 1, 0, None
-        size = _size(x, axis)
+        size = _block_size(x, axis)
         for xb, yb in zip(x.split(size, axis), y.split(size, axis), strict=True):
             new, here = step(theta, xb, yb, *others), xb.shape[axis]
             seen += here
             result = new if result is None else tuple(_joined(a, b, here / seen, axis) for a, b in zip(result, new, strict=True))
         return result
     return whole
-
 
 # %% ../nbs/03_speed.ipynb #8f02e009
 ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switches, and the arrays of a graph, exist only once

@@ -72,7 +72,6 @@ def adjoint_step(model, momentum, wanted, theta, x, y, lr, velocity, lam, nu) ->
     d_theta, *of_batch = products
     return lam if d_theta is None else lam + d_theta, nu, d_lr, tuple(of_batch)
 
-
 # %% ../nbs/05_unroll.ipynb #8f00fe77
 class AdjointUnroll(torch.autograd.Function):
     """The same N steps with one step's graph alive at a time.
