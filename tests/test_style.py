@@ -45,8 +45,14 @@ def test_size(path):
 @pytest.mark.parametrize("path", sorted(NBS.glob("exercises/*.ipynb")), ids=lambda p: p.stem)
 def test_size_of_an_exercise(path):
     lines, cells = sizes(path)
-    assert median(lines) <= 10 and lines[-1] <= 12, f"code cells of {lines} lines"
+    assert median(lines) <= MEDIAN and lines[-1] <= 12, f"code cells of {lines} lines"
     assert 8 <= cells <= 20, f"{cells} cells"
+
+
+@pytest.mark.parametrize("path", sorted(NBS.glob("exercises/solutions/*.ipynb")), ids=lambda p: p.stem)
+def test_size_of_a_solution(path):
+    lines, _ = sizes(path)
+    assert median(lines) <= MEDIAN and lines[-1] <= NINE_IN_TEN, f"code cells of {lines} lines"
 
 
 def test_the_count(tmp_path):
