@@ -743,6 +743,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mtt_nb.run.own_name': ('run.html#own_name', 'mtt_nb/run.py'),
                             'mtt_nb.run.require_comparable': ('run.html#require_comparable', 'mtt_nb/run.py'),
                             'mtt_nb.run.require_files': ('run.html#require_files', 'mtt_nb/run.py'),
+                            'mtt_nb.run.results_in': ('run.html#results_in', 'mtt_nb/run.py'),
                             'mtt_nb.run.resume': ('run.html#resume', 'mtt_nb/run.py'),
                             'mtt_nb.run.select': ('run.html#select', 'mtt_nb/run.py'),
                             'mtt_nb.run.step_of': ('run.html#step_of', 'mtt_nb/run.py'),

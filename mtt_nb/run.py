@@ -34,8 +34,8 @@ from .synthetic import SyntheticSet, require_same_data
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
            'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'go_on', 'keep_best', 'kept_best',
-           'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'tests_before', 'judge',
-           'made_with', 'accuracy_rows', 'course', 'write_report']
+           'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'results_in',
+           'tests_before', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -284,10 +284,18 @@ def images_per_class(synthetic: SyntheticSet, data: ImageData) -> int:
     return ipc
 
 # %% ../nbs/39_run.ipynb #cc1a1acc
+def results_in(folder: Path | str) -> dict:
+    "What `judge` keeps in a run folder, {} before it; ValueError where that is damaged, as it counts the uses of the test images"
+    file = Path(folder) / "results.json"
+    try: stored = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError: return {}
+    except ValueError: stored = None
+    if isinstance(stored, dict) and {"asked", "accuracies"} <= stored.keys(): return stored
+    raise ValueError(f"{file} is damaged: restore it; or delete it, and all is measured again, as if for the first time")
+
 def tests_before(out: Path | str) -> int:
     "How often the test images were used in a run folder before the results that it holds, by other rules or for other sets"
-    try: return json.loads((Path(out) / "results.json").read_text(encoding="utf-8")).get("earlier", 0)
-    except (OSError, ValueError, AttributeError): return 0
+    return results_in(out).get("earlier", 0)
 
 # %% ../nbs/39_run.ipynb #f313b196
 def judge(
@@ -311,9 +319,7 @@ def judge(
                  "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
     with nullcontext() if ranks.rank else alone_in(file.parent):
-        try: stored = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError): stored = None
-        if not isinstance(stored, dict): stored = {}  # none yet, or damaged: measured again
+        stored = results_in(file.parent)
         earlier = stored.get("earlier", 0) + bool(stored)
         if stored.get("asked") != asked: stored = dict(asked=asked, accuracies={}, earlier=earlier)
         lost = stored.setdefault("diverged", {})
