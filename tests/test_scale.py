@@ -63,7 +63,7 @@ def child(job, args, cwd, log, env):
 def started(args, cwd, size=1, job=main):
     "Processes that run a command as so many ranks, each with its `log`; this one is their torchrun, and ends those that are left"
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    env = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), WORLD_SIZE=str(size), TORCHELASTIC_USE_AGENT_STORE="True")
+    env = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), WORLD_SIZE=str(size), TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
     processes = []
     for rank in range(size):
         log = Path(cwd) / f"{os.urandom(4).hex()}.log"

@@ -116,6 +116,7 @@ def test_a_cpu_compiles_once_however_cuda_is_set(monkeypatch):
     assert len(double.made) == 1
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.4."), reason="PyTorch 2.4 cannot")
 def test_a_network_can_be_part_of_a_compiled_function():
     "Its lock, which PyTorch cannot record, is not in the way"
     model, g = FlatModel(build("mlp", (1, 4, 4), 2, width=3)), torch.Generator().manual_seed(0)
