@@ -133,6 +133,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mtt_nb.checks.grade': ('checks.html#grade', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.inverse_root': ('checks.html#inverse_root', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.mistakes': ('checks.html#mistakes', 'mtt_nb/checks.py'),
+                               'mtt_nb.checks.most_kept': ('checks.html#most_kept', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.near': ('checks.html#near', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.onto': ('checks.html#onto', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.orders_of': ('checks.html#orders_of', 'mtt_nb/checks.py'),

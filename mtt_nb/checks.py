@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import partial, wraps
 from io import StringIO
 from pathlib import Path
+from weakref import WeakSet
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,11 +31,11 @@ from .data import ImageData, load, seeded
 # %% auto #0
 __all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'verdict',
            'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
-           'toy_sweep', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted', 'check_shift',
-           'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'cycle', 'check_minibatches',
-           'points_of_rank', 'onto', 'Largest', 'check_plane', 'check_residual', 'toy_features', 'classes_of',
-           'class_means', 'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'Shell', 'plain',
-           'run_notebook', 'grade']
+           'toy_sweep', 'most_kept', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted',
+           'check_shift', 'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'cycle',
+           'check_minibatches', 'points_of_rank', 'onto', 'Largest', 'check_plane', 'check_residual', 'toy_features',
+           'classes_of', 'class_means', 'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'Shell',
+           'plain', 'run_notebook', 'grade']
 
 # %% ../nbs/50_checks.ipynb #c2de1b1a
 class Wrong(AssertionError):
@@ -65,8 +66,9 @@ def explain(
     "Raise Wrong unless `got` is `want`, in the words of the theory that predicts `got`"
     if near(got, want, tolerance): return
     for words, predicted in theories.items(): require(not near(got, predicted, tolerance), words)
-    off = (got - want).norm() / want.norm()
-    raise Wrong(f"{what}: off by {off:.0%}, and not by one of the usual mistakes. Try it on numbers small enough for paper")
+    off = ((got - want).norm() / want.norm()).item()
+    far = f"{off:.0%}" if 0.005 <= off < 10 else f"{off:.1g} times its size"
+    raise Wrong(f"{what}: off by {far}, and not by one of the usual mistakes. Try it on numbers small enough for paper")
 
 # %% ../nbs/50_checks.ipynb #2d2319c0
 def _changed(f, args, before) -> str | None:
@@ -271,6 +273,24 @@ def _sweeps(*args) -> dict[str, tuple[Tensor, Tensor]]:
             "lambda is updated too early: a step needs the lambda of the point after it": toy_sweep(*args, late=True),
             "lambda is replaced by its correction: add the correction to it": toy_sweep(*args, keep=0.0)}
 
+# %% ../nbs/50_checks.ipynb #0dcebc17
+def most_kept(f: Callable[[], object]) -> int:
+    "The largest number of tensors that graphs keep at once while f runs; 0 where PyTorch does not tell, as under torch.func"
+    class Kept:
+        def __init__(self, tensor): self.tensor = tensor
+    alive, most = WeakSet(), 0
+    def pack(tensor):
+        nonlocal most
+        alive.add(kept := Kept(tensor))
+        most = max(most, len(alive))
+        return kept
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor): f()
+    except RuntimeError as e:
+        if "saved tensor hooks" not in str(e): raise
+        return 0
+    return most
+
 # %% ../nbs/50_checks.ipynb #7620c620
 @check
 def check_sweep(my_sweep):
@@ -299,6 +319,10 @@ def check_sweep(my_sweep):
     explain(my_sweep(toy_model, off, xs, ys, lr, lam)[0], toy_sweep(off, xs, ys, lr, lam)[0], {
         "it walks again from path[0] and so needs the graph of all steps: rebuild one step at a time, at its point in path":
             finite(lambda xs: toy_walk(off[0], xs, ys, lr)[-1] @ lam, xs)}, "with another path, the gradient of the images")
+    few, many = (most_kept(partial(my_sweep, toy_model, toy_walk(theta, xs, ys, lr), xs, ys, lr, lam))
+                 for theta, xs, ys in (toy(3, 3), toy(9, 3)))
+    require(many <= 2 * few, "the numbers are right, but the graphs of all steps are alive at once: "
+                             "build a step's graph when the sweep comes to it")
 
 # %% ../nbs/50_checks.ipynb #aa623a17
 @check
@@ -346,7 +370,10 @@ def check_whiten(my_whiten):
     c = torch.from_numpy(np.cov(x.numpy().T))
     w = shaped(my_whiten(x.view(9, 2, 1, 3), eps), (6, 6)).double()
     symmetric, inverse = near(w, w.T), inverse_root(c, eps, -1.0)
-    if symmetric and near(w @ (c + eps * one) @ w, one) and (torch.linalg.eigvalsh(w) > 0).all(): return
+    if symmetric and near(w @ (c + eps * one) @ w, one) and (torch.linalg.eigvalsh(w) > 0).all():
+        explain(my_whiten(x.view(9, 2, 1, 3), 1.0).double(), inverse_root(c, 1.0), {
+            "eps is 0.1 whatever is asked for: take the argument": w}, "with eps = 1, W", tolerance=1e-4)
+        return
     require(symmetric or not near(w @ w.T, inverse), "the axes are not rotated back: the result is white, but no longer an image")
     require(symmetric or not near(w.T @ w, inverse), "the axes are rotated on one side only, and on the wrong one")
     right, spread = inverse_root(c, eps), torch.linalg.eigvalsh
@@ -489,6 +516,10 @@ def check_loss(my_loss):
         "it is divided by the distance from start to target, not by its square": number(12 / 5),
         "the fraction is upside down": number(25 / 12)}, "the loss of a segment of length 5")
     explain(slope(got, leaf, CUT.format("the end", "Keep it a tensor")), 2 * (end - target) / 25, {}, "the gradient")
+    other = torch.tensor([1.0, 1, 4]).double()  # 6 from the end, 9 from the start
+    explain(shaped(my_loss(end, start, other), ()), number(6 / 9), {
+        "it is divided by 25 whatever the segment: compute the squared distance from start to target": number(6 / 25)},
+        "the loss of a segment of length 3")
 
 # %% ../nbs/50_checks.ipynb #a954c1de
 def orders_of(stream: Tensor, n: int) -> bool:
