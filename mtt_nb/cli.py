@@ -35,8 +35,8 @@ from .folders import SUBSETS
 from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .networks import NETWORKS
-from .reproduce import comparison, comparison_text, departures
-from .run import Protocol, Stopped, TimeUp, distil, judge, select, write_report, write_whole
+from .reproduce import comparison, comparison_text, departures, paper_maximum
+from .run import Protocol, Stopped, TimeUp, distil, judge, require_run, select, write_report, write_whole
 from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import PRESETS, Preset, find_preset, require_batch
 from .synthetic import SyntheticSet, choose_per_class
@@ -78,7 +78,8 @@ def given(**options) -> dict:
 def adapted(base: Preset, method: str, **options):
     "The preset's settings with those options that were given; on several ranks each has a segment, unless told otherwise"
     options = given(**options)
-    if options.get("compile") is False and not hasattr(base.config, "compile"): del options["compile"]  # so it is
+    for name in ("compile", "allow_tf32"):  # without the setting there is nothing to switch off
+        if options.get(name) is False and not hasattr(base.config, name): del options[name]
     if options.get("compile") and hasattr(base.config, "memory"): options["memory"] = "constant"  # the only kind that compiles
     still = {"lr_img"} - set(getattr(find_method(method).make, "learns", {}).values())  # of images that do not move
     foreign = [f"--{name.removeprefix('allow_').replace('_', '-')}" for name in options
@@ -126,8 +127,11 @@ def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, 
             bar.update(state.step - bar.n)
         synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
         bar.update(total - bar.n)
-    if distiller.steps > total and not ranks().rank:
+    if ranks().rank: return synthetic
+    if distiller.steps > total:
         typer.echo(f"the run is already at meta-step {distiller.steps}, beyond the {total} asked for", err=True)
+    if protocol.test_too and not paper_maximum(JsonLines.read(out / "log.jsonl")):
+        typer.echo("the run was finished before --test-too was given: it has no test accuracies on the way", err=True)
     return synthetic
 
 # %% ../nbs/42_cli.ipynb #14bdb09e
@@ -269,7 +273,7 @@ ExpertEpochs = Annotated[int | None, typer.Option(help="M: epochs from start to 
 MaxStartEpoch = Annotated[int | None, typer.Option(help="T+: start epochs are drawn below it.")]
 LrImg = Annotated[float | None, typer.Option(help="Step size of the images.")]
 LrLr = Annotated[float | None, typer.Option(help="Step size of the student's learning rate.")]
-LrTeacher = Annotated[float | None, typer.Option(help="The student's initial learning rate.")]
+LrTeacher = Annotated[float | None, typer.Option(help="Learning rate to start from; in dd, of the real images alone.")]
 BatchReal = Annotated[int | None, typer.Option(help="Real images in a meta-step; in some methods, per class.")]
 BatchSyn = Annotated[int | None, typer.Option(help="Synthetic images in a student step.")]
 PixInit = Annotated[str | None, typer.Option(help="Initial images: real or noise.")]
@@ -314,6 +318,7 @@ def refuse_early(config, data: ImageData, out: Path, n: int | None) -> None:
     "ValueError, before experts are recorded, for what a run would refuse later"
     choose_per_class(data.y_train, config.ipc, data.n_classes, seeded(0, device=data.device))
     require_batch(config, config.ipc * data.n_classes)
+    if n is not None: require_run(out)
     checkpoint, here = out / "checkpoint.safetensors", asdict(config) | dict(iterations=None) | given(**{"experts.n": n})
     if not checkpoint.exists(): return
     with suppress(Damaged):  # then the one before it may do
@@ -570,7 +575,7 @@ def serve_lab(port: int, browser: bool, *page) -> None:
 @app.command()
 def lab(
     run: Annotated[list[Path] | None, typer.Option(help="Run folder to replay (repeatable); without it, a new run.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Settings of the new run; by default digits-ipc1.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings of the new run; by default DATA-ipc1.")] = None,
     experts: Annotated[Path | None, typer.Option(help="Folder of experts; by default, one in runs is filled.")] = None,
     root: Root = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the new run; by default 0.")] = None,
@@ -583,13 +588,14 @@ def lab(
     if missing: raise ValueError(f"the lab needs {', '.join(missing)}: pip install 'mtt_nb[lab]'")
     if run and (preset or experts or root or seed is not None or device != "auto"):
         raise ValueError("--run shows a run as it was: leave out --preset, --experts, --root, --seed and --device")
-    preset, seed = preset or "digits-ipc1", seed or 0
+    seed = seed or 0
     if run:
         lab_replay(run)  # an error now, not in the page
         runs = [r.resolve() for r in run]
         return serve_lab(port, browser, f"Replay of {', '.join(r.name for r in runs)}", f"lab_replay({[*map(str, runs)]})")
-    base, where = find_preset(preset), pick_device(device)
-    buffer = ExpertBuffer(experts) if experts else None
+    buffer, where = ExpertBuffer(experts) if experts else None, pick_device(device)
+    preset = preset or f"{choose_data(None, None, buffer)}-ipc1"
+    base = find_preset(preset)
     options = buffer.meta["data_options"] if buffer else dict(zca=base.zca, limit=base.limit)
     images = load(choose_data(None, preset, buffer), root, **options, device=where)
     announce(where, images)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from . import __version__
 from .augment import DSA
-from .data import ImageData, seeded, whole_file
+from .data import ImageData, fingerprint, seeded, whole_file
 from .experts import differences, load_tensors, require_network, save_tensors, understood
 from .models import FlatModel
 from .settings import Config, require
@@ -118,6 +118,8 @@ class _Run:
         "JSON of all that the run depends on: everything except how long to go on"
         now, usual = ((a.strategy, a.options) for a in (self.augment, DSA(self.config.augment, mode=self.config.augment_mode)))
         own = {} if now == usual else dict(augment=now[0], augment_options=now[1])  # where `augment` was set to another
+        given, first = (fingerprint(labels.cpu()) for labels in (self.labels, self.first_labels))
+        if "labels" not in self.learns and given != first: own["labels"] = given  # likewise
         return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from) | own, sort_keys=True)
 
 # %% ../nbs/06_distiller.ipynb #e71165c1
@@ -267,6 +269,7 @@ class Distiller(_Between):
         self.augment = DSA(config.augment, mode=config.augment_mode)
         self.streams = [self.stream(j) for j in range(getattr(config, "segments_per_step", 1))]  # of all that is random
         self.images, self.labels = starting_images(data, config.ipc, config.pix_init, self.generator)
+        self.first_labels = self.labels
         self.lr, self.moments, self.steps = torch.tensor(config.lr_teacher, device=data.device), {}, 0
         self.check(config)
 

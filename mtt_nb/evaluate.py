@@ -148,7 +148,9 @@ def networks_by_name(
     data: ImageData,
 ) -> dict[str, FlatModel]:
     "Networks to try a set on; ValueError for a name that is not known, or a network that the images are too small for"
-    own = synthetic.meta["network"]
+    own, names = synthetic.meta["network"], list(names)
+    for n in names:
+        if not isinstance(n, str): raise ValueError(f"{type(n).__name__} is no name: give networks of your own as a dict by name")
     return {n: rebuilt(own) if n == own["name"] else FlatModel(build(n, data.shape, data.n_classes)) for n in names}
 
 def cross_architecture(

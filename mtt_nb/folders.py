@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,16 +20,21 @@ from .data import Raw, fingerprint, loader, seeded, split, whole_file
 from .datasets import data_root
 
 # %% auto #0
-__all__ = ['EXTENSIONS', 'GREY', 'SUBSETS', 'image_files', 'class_names', 'class_files', 'decode', 'decoded_name', 'reporter',
-           'decoded', 'cut_test', 'folder_of_images', 'tiny_imagenet', 'read_subset']
+__all__ = ['EXTENSIONS', 'GREY', 'SAMPLE', 'SUBSETS', 'image_files', 'class_names', 'class_files', 'decode', 'decoded_name',
+           'reporter', 'decoded', 'cut_test', 'folder_of_images', 'tiny_imagenet', 'read_subset']
 
 # %% ../nbs/01_folders.ipynb #2ee5f7e0
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 def image_files(path: Path) -> list[Path]:
-    "All image files below a folder, in the order of their names"
-    walk = os.walk(path, followlinks=True)
-    return sorted(Path(at, f) for at, _, files in walk for f in files if f.lower().endswith(EXTENSIONS) and f[0] != ".")
+    "All image files below a folder, in the order of their names, without hidden ones and without what links lead back to"
+    found, seen = [], set(map(str, Path(os.path.realpath(path)).parents))
+    for at, folders, files in os.walk(path, followlinks=True):
+        folders[:] = [f for f in folders if f[0] != "."]
+        if (here := os.path.realpath(at)) in seen: folders.clear(); continue
+        seen.add(here)
+        found += [Path(at, f) for f in files if f.lower().endswith(EXTENSIONS) and f[0] != "."]
+    return sorted(found)
 
 # %% ../nbs/01_folders.ipynb #b0a8429b
 def class_names(path: Path) -> list[str]:
@@ -76,6 +82,8 @@ def decode(
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 # %% ../nbs/01_folders.ipynb #c4ca471c
+SAMPLE = 64  # files that are read whole, as two sets of equal names, sizes and times may differ in their pixels
+
 def decoded_name(
     name: str,
     files: Sequence[Path],
@@ -85,7 +93,8 @@ def decoded_name(
 ) -> str:
     "The name of the file of decoded images: it says which files they come from, as they are now"
     stats = [(f.relative_to(base).as_posix(), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
-    return f"{name}-{fingerprint('decoded 1', size, channels, *stats)}.npy"
+    sample = [zlib.crc32(files[i].read_bytes()) for i in np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int)]
+    return f"{name}-{fingerprint('decoded 2', size, channels, *stats, sample)}.npy"
 
 # %% ../nbs/01_folders.ipynb #efffe3ed
 def _blocks(files: Sequence[Path], size: int | None, channels: int, shape: tuple, progress: Callable) -> Iterator[np.ndarray]:
@@ -156,7 +165,8 @@ def decoded(
     progress: Callable[[int, int], None] | None = None,  # called with (done, total) now and then; by default `reporter`
 ) -> Tensor:  # uint8 [n,C,H,W], memory-mapped; writing to it does not reach the file
     "Decode images once, and map them from then on"
-    if size is not None and size < 1: raise ValueError(f"size {size}: must be at least 1, or left out")
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"size {size!r}: must be a whole number of at least 1, or left out")
     key = decoded_name(name, files, base, size, channels)
     for place in _places(root):
         with suppress(OSError, ValueError, EOFError):  # not there, or damaged

@@ -6,7 +6,9 @@
 from __future__ import annotations
 import math
 from dataclasses import asdict
+from .augment import DSA
 from .evaluate import Evaluation
+from .models import build
 from .published import Published, markdown_table, percent, published
 from .run import Protocol
 from .experts import differences
@@ -68,9 +70,13 @@ def departures(
     meta = synthetic.meta
     preset, options = find_method(meta["method"]).presets.get((meta["data"], meta["ipc"])), meta["data_options"]
     if preset is None: return "there is no preset for it"
-    network = {k: meta["network"].get(k) for k in preset.network}
-    there = dict(zca=preset.zca, limit=preset.limit, experts=preset.experts.get("n"), network=preset.network)
-    here = dict(zca=options["zca"], limit=options["limit"], experts=experts, network=network)
+    network = build(**preset.network, shape=tuple(synthetic.images.shape[1:]), n_classes=len(meta["classes"])).spec
+    there = dict(zca=preset.zca, limit=preset.limit, experts=preset.experts.get("n"), network=network)
+    here = dict(zca=options["zca"], limit=options["limit"], experts=experts, network=meta["network"])
+    if "experts" in meta:
+        dsa = DSA(preset.config.augment, mode=preset.config.augment_mode)
+        usual = {k: preset.experts[k] for k in ("lr", "batch_size")} | dict(augment=dsa.strategy, augment_options=dsa.options)
+        there, here = there | dict(expert=usual), here | dict(expert={k: meta["experts"].get(k) for k in usual})
     if "config" in meta: there, here = asdict(preset.config) | there, meta["config"] | here  # a selection has none
     if protocol:
         there, here = (settings | dict(evaluation=dict(epochs=p.epochs, batch_size=p.batch_size))

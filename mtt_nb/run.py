@@ -33,9 +33,9 @@ from .synthetic import SyntheticSet, require_same_data
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
-           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'go_on', 'keep_best', 'kept_best',
-           'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'results_in',
-           'tests_before', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
+           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'require_run', 'go_on', 'keep_best',
+           'kept_best', 'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'results_in',
+           'tests_before', 'epochs_on_all', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Protocol:
     epochs: int = 1000
     eval_every: int = 100  # meta-steps between validations
     val_nets: int = 5  # networks of a validation during the run
-    full_epochs: int = 50  # epochs on the full training set, which takes many more steps an epoch
+    full_epochs: int = 50  # epochs on the full training set, or more: it takes no fewer steps than the small sets
     batch_size: int = 256  # images in a batch of all these trainings
     seed: int = 0
     test_too: bool = False  # test at every validation, for the paper's maximum; nothing is chosen by it
@@ -166,14 +166,20 @@ def step_of(out: Path) -> int:
     file = out / "distilled.safetensors"
     return read_meta(file, "synthetic set").get("step", 0) if file.exists() else 0
 
+def require_run(out: Path) -> None:
+    "ValueError for a run folder with a set but without a checkpoint, as that of a selection"
+    checkpoints = [out / f"checkpoint{before}.safetensors" for before in ("", ".previous")]
+    if (out / "distilled.safetensors").exists() and not any(c.exists() for c in checkpoints):
+        raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
+
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
     "Bring a distiller to the state of its run folder; returns the recorder that continues its history"
     require_same_data("the run", distiller.synthetic.meta, data)
     data.part("val")  # an error now, not at the first validation
     checkpoint, history, ranks, there = out / "checkpoint.safetensors", out / "history.safetensors", distiller.ranks, False
-    if not ranks.rank: there = resume(distiller, checkpoint)
-    if not ranks.rank and not there and (out / "distilled.safetensors").exists():
-        raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
+    if not ranks.rank:
+        require_run(out)
+        there = resume(distiller, checkpoint)
     ranks.meet()
     if ranks.rank: there = resume(distiller, checkpoint)
     if not there and distiller.steps: raise ValueError("the distiller has taken steps that no log records: give a new one")
@@ -297,6 +303,11 @@ def tests_before(out: Path | str) -> int:
     "How often the test images were used in a run folder before the results that it holds, by other rules or for other sets"
     return results_in(out).get("earlier", 0)
 
+def epochs_on_all(protocol: Protocol, small: int, full: int) -> int:
+    "Epochs on a training set of `full` images beside sets of `small` images: it should not fall behind for want of steps"
+    steps = protocol.epochs * math.ceil(small / protocol.batch_size)
+    return max(protocol.full_epochs, math.ceil(steps / math.ceil(full / protocol.batch_size)))
+
 # %% ../nbs/39_run.ipynb #f313b196
 def judge(
     synthetic: SyntheticSet,
@@ -311,9 +322,9 @@ def judge(
     ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of the same number of random images and of the full training set; kept in `results.json`"
-    file = Path(out) / "results.json"
+    file, longer = Path(out) / "results.json", epochs_on_all(protocol, len(synthetic), len(data.x_train))
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
-                 **asdict(protocol))
+                 full_epochs=longer, **protocol.options())
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
     baselines = {"random": lambda **how: evaluate_random(data, images_per_class(synthetic, data), **options, **how),
                  "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
@@ -321,13 +332,14 @@ def judge(
     with nullcontext() if ranks.rank else alone_in(file.parent):
         stored = results_in(file.parent)
         earlier = stored.get("earlier", 0) + bool(stored)
-        if stored.get("asked") != asked: stored = dict(asked=asked, accuracies={}, earlier=earlier)
+        there = stored.get("asked", {})
+        if {k: there.get(k) for k in asked} != asked: stored = dict(asked=asked, accuracies={}, earlier=earlier)
         lost = stored.setdefault("diverged", {})
         for name in dict.fromkeys([own_name(synthetic), *beside]):
             measure = baselines.get(name) or partial(evaluate, synthetic, data)  # random ones are drawn anew
             if name in stored["accuracies"]: continue
             progress(name)
-            epochs = protocol.full_epochs if name == "full data" else protocol.epochs
+            epochs = longer if name == "full data" else protocol.epochs
             e = measure(model=model, split="test", **protocol.options(epochs=epochs, ranks=ranks))
             stored["accuracies"][name], lost[name] = e.accuracies, e.diverged
             if not ranks.rank: write_whole(file, json.dumps(stored))
@@ -381,8 +393,10 @@ COURSE = """![Loss, learning rate and validation accuracy](curves.png)
 def course(synthetic: SyntheticSet, log: list[dict], protocol: Protocol, before=0) -> dict[str, str]:
     "How the set of a run was found, for `REPORT`"
     best, seconds = best_validation(log), [line["seconds"] for line in log if "loss" in line]
-    tested = "chose nothing, but were looked at in the run" if protocol.test_too else "were used for this table alone"
-    if before: tested = f"had been looked at before, for {before} other table{'s' * (before > 1)}"
+    looked = ["in the run"] * any("test_accuracy" in line for line in log)
+    if before: looked.append(f"for {before} other table{'s' * (before > 1)}")
+    tested = "were used for this table alone"
+    if looked: tested = f"chose nothing, but had been looked at before, {' and '.join(looked)}"
     if best is None:
         picked = "The images are real; the rule that picked them saw no test image."
         taken = f"The set is that of meta-step {synthetic.meta.get('step')}; no validation chose it."
@@ -412,10 +426,11 @@ def write_report(
                 "augmentation": f"{meta['augment']}, {json.dumps(meta['augment_options'])}", **meta.get("config", {}),
                 **({"experts": json.dumps(meta["experts"])} if "experts" in meta else {}),
                 "learning rate to train with": f"{synthetic.lr:.5g}"}
+    longer = epochs_on_all(protocol, len(synthetic), len(data.x_train))
     text = REPORT.format(
         n=len(synthetic), data=meta["data"], method=meta["method"],
         **asdict(protocol), **course(synthetic, log, protocol, tests_before(out)),
-        beside=beside and f"\n{beside}\n", full=f" full data: {protocol.full_epochs} epochs;" if "full data" in results else "",
+        beside=beside and f"\n{beside}\n", full=f" full data: {longer} epochs;" if "full data" in results else "",
         accuracies=markdown_table(accuracy_rows(synthetic, data, results)),
         settings=markdown_table([("setting", "value"), *settings.items()]),
         where=markdown_table([("what", "which"), *made_with(data.device).items()]))

@@ -185,4 +185,4 @@ def find_preset(
     numbers = {data: "|".join(str(n) for other, n in presets if other == data) for data, _ in presets}
     there = ", ".join(f"{data}-ipc{ipcs}" for data, ipcs in numbers.items())
     raise ValueError(f"no preset {name!r}: there are {there}; start from the one whose images are nearest in size and number, "
-                     "by --preset NAME, and change what you need")
+                     "by --preset NAME of distill and experts, and change what you need")

@@ -23,7 +23,7 @@ from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .plots import ACCURACY, QUIET, Picture
 from .published import markdown_table, percent, published
-from .run import Protocol, alone_in, distil, judge, made_with, select, write_report, write_whole
+from .run import Protocol, alone_in, distil, epochs_on_all, judge, made_with, select, write_report, write_whole
 from .settings import Preset, find_preset, require
 from .synthetic import SyntheticSet
 
@@ -74,6 +74,12 @@ class Plan:
 
     def preset(self, cell: Cell) -> Preset:
         return find_preset(f"{self.data.name}-ipc{cell.ipc}", find_method(cell.method).presets)
+    def config(self, cell: Cell):
+        "The preset's settings with the seed, and with or without compiled steps where it has a choice"
+        config = replace(self.preset(cell).config, seed=cell.seed)
+        if not hasattr(config, "compile"): return config
+        memory = dict(memory="constant") if self.compile and hasattr(config, "memory") else {}  # the only kind that compiles
+        return replace(config, compile=self.compile, **memory)
     def protocol(self, cell: Cell) -> Protocol:
         "Validation at the end of each stage; networks differ by seed"
         options = dict(nets=self.nets, seed=cell.seed, compile=self.compile, eval_every=ENDLESS)
@@ -83,7 +89,8 @@ class Plan:
     def settings(self) -> str:
         "JSON of what must not change while a table is being filled"
         of_data = dict(data=self.data.name, fingerprint=self.data.fingerprint)
-        return json.dumps(dict(of_data, budget=self.budget._asdict(), nets=self.nets, epochs=self.epochs), sort_keys=True)
+        of_runs = dict(budget=self.budget._asdict(), nets=self.nets, epochs=self.epochs, compile=self.compile)
+        return json.dumps(of_data | of_runs, sort_keys=True)
 
 # %% ../nbs/25_table.ipynb #3ad9adfb
 Say = Callable[[Cell, str], None]  # told what a cell is doing
@@ -106,12 +113,11 @@ def experts(plan: Plan, cell: Cell, say: Say) -> ExpertBuffer:
 # %% ../nbs/25_table.ipynb #4938c05b
 def made(plan: Plan, cell: Cell, say: Say) -> SyntheticSet:
     "The set of a cell: selected, or learned in stages"
-    way, folder, preset = find_method(cell.method), cell.folder(plan.out), plan.preset(cell)
-    config, protocol = replace(preset.config, seed=cell.seed), plan.protocol(cell)
+    way, folder = find_method(cell.method), cell.folder(plan.out)
+    config, protocol = plan.config(cell), plan.protocol(cell)
     if cell.method in SELECTIONS:
         file, make = folder / "distilled.safetensors", partial(way.make, config, plan.data, plan.network(cell))
         return SyntheticSet.load(file) if file.exists() else select(make, folder)
-    if hasattr(config, "compile"): config = replace(config, compile=plan.compile)
     learner = experts(plan, cell, say) if way.needs_experts else plan.network(cell)
     def show(state): say(cell, f"step {state.step}, loss {state.loss:.3g}")
     for stage in plan.budget.stages():
@@ -188,7 +194,8 @@ def full_row(plan: Plan, cell: Cell) -> Row:
     "The line of the full training set, with the training of a selection's preset"
     config, network, protocol = plan.preset(cell).config, plan.network(cell), plan.protocol(cell)
     full = full_set(plan.data, network=network.spec, augment=DSA(config.augment, mode=config.augment_mode), lr=config.lr_teacher)
-    protocol = replace(protocol, epochs=protocol.full_epochs)
+    longer = epochs_on_all(protocol, cell.ipc * plan.data.n_classes, len(plan.data.x_train))
+    protocol = replace(protocol, epochs=longer, full_epochs=longer)
     e = judge(full, plan.data, Path(plan.out) / "full-data", protocol, lr=config.lr_teacher, beside=[])["full data"]
     return Row(None, "full data", "hard", e.mean, e.std, **beside("full data", plan.data.name, None))
 
@@ -299,10 +306,11 @@ def read_rows(file: Path | str) -> list[Row]:
 # %% ../nbs/25_table.ipynb #8455d3a0
 def together(file: Path, rows: list[Row]) -> list[Row]:
     "The rows of a `table.json`, if there is one, with these added or replacing theirs, by size and method; the full data last"
-    order = [*SELECTIONS, *METHODS, "full data"]
+    order = {method: i for i, method in enumerate([*SELECTIONS, *METHODS])}
+    def place(row): return row.ipc or math.inf, order.get(row.method, len(order)), row.method  # a method may be unknown here
     there = read_rows(file) if file.exists() else []
     every = {(r.ipc, r.method): r for r in sorted([*there, *rows], key=lambda r: r.seeds)}.values()  # with the most seeds
-    return sorted(every, key=lambda r: (r.ipc or math.inf, order.index(r.method)))
+    return sorted(every, key=place)
 
 # %% ../nbs/25_table.ipynb #c8488ea4
 def run_table(
