@@ -11,8 +11,8 @@ from .augment import DSA
 from .data import plain
 
 # %% auto #0
-__all__ = ['SUBSETS', 'PRESETS', 'require', 'require_positive', 'require_numbers', 'Config', 'MTTConfig', 'require_batch',
-           'Preset', 'find_preset']
+__all__ = ['PRESETS', 'require', 'require_positive', 'require_numbers', 'Config', 'MTTConfig', 'require_batch', 'Preset',
+           'find_preset']
 
 # %% ../nbs/06_settings.ipynb #13c99a3c
 def require(holds: bool, name: str, value, what: str) -> None:
@@ -117,8 +117,8 @@ _COMMANDS = [  # data set, ipc, N, M, T+, lr_img, lr_lr, lr_teacher, batch_syn, 
     ("tiny-imagenet", 1,  10, 2, 10, 10_000,  1e-4, 0.01,  None, False, 4),
     ("tiny-imagenet", 10, 20, 2, 40, 10_000,  1e-4, 0.01,  200,  False, 4),
     ("tiny-imagenet", 50, 20, 2, 40, 10_000,  1e-4, 0.01,  300,  False, 4)]
-SUBSETS = ("imagenette", "imagewoof", "imagefruit", "imageyellow", "imagemeow", "imagesquawk")  # of ImageNet, ten classes each
-for _name in SUBSETS:
+_SUBSETS = ("imagenette", "imagewoof", "imagefruit", "imageyellow", "imagemeow", "imagesquawk")  # of ImageNet, ten classes each
+for _name in _SUBSETS:
     _COMMANDS += [(_name, 1,  20, 2, 10, 100_000, 1e-6, 0.01, None, False, 5),
                   (_name, 10, 20, 2, 10, 100_000, 1e-6, 0.01, 20,   False, 5)]
 
@@ -131,13 +131,13 @@ _DOUBTS = {
                      "a log of 2026 reached 71.9 % with ZCA, lr_teacher 0.01 and batch_syn 125",
     **dict.fromkeys([("tiny-imagenet", 1), ("tiny-imagenet", 10)],
                     "; the command names no network, so depth 3; 4 is the paper's"),
-    **dict.fromkeys([(name, ipc) for name in SUBSETS for ipc in (1, 10)],
+    **dict.fromkeys([(name, ipc) for name in _SUBSETS for ipc in (1, 10)],
                     "; the README of MTT prints lr_img 1000, ATT 10000 with another lr_lr"),
 }
 
 def _published(data, ipc, n, m, t, lr_img, lr_lr, lr_teacher, batch_syn, zca, depth) -> Preset:
     "The preset of a line of `_COMMANDS`"
-    where = "issue 1 of their repository" if data in SUBSETS else "dc_benchmark's methods/tm/readme.md"
+    where = "issue 1 of their repository" if data in _SUBSETS else "dc_benchmark's methods/tm/readme.md"
     config = MTTConfig(ipc=ipc, syn_steps=n, expert_epochs=m, max_start_epoch=t, lr_img=lr_img, lr_lr=lr_lr,
                        lr_teacher=lr_teacher, batch_syn=batch_syn, compile=True)
     return Preset(network=dict(name="convnet", width=128, depth=depth), config=config, zca=zca, evaluation=dict(eval_every=500),
