@@ -7,12 +7,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
+import torch
 from .augment import DSA
 from .data import plain
 
 # %% auto #0
-__all__ = ['PRESETS', 'require', 'require_positive', 'require_numbers', 'Config', 'MTTConfig', 'require_batch', 'Preset',
-           'find_preset']
+__all__ = ['PRESETS', 'require', 'require_positive', 'require_numbers', 'require_device', 'Config', 'MTTConfig', 'require_batch',
+           'Preset', 'find_preset']
 
 # %% ../nbs/06_settings.ipynb #13c99a3c
 def require(holds: bool, name: str, value, what: str) -> None:
@@ -26,15 +27,24 @@ def require_positive(config, *names: str) -> None:
 
 # %% ../nbs/06_settings.ipynb #768014c9
 def require_numbers(config) -> None:
-    "ValueError unless a dataclass's numbers are whole, or finite, as its types say; NumPy's and PyTorch's become Python's"
+    "ValueError unless a dataclass's numbers and switches are what its types say; NumPy's and PyTorch's become Python's"
+    kinds = dict(int=((int,), "a whole number"), float=((int, float), "a finite number"), bool=((bool,), "True or False"))
     for f in fields(config):
         kind, *others = getattr(f.type, "__name__", str(f.type)).split(" | ")
         value = getattr(config, f.name)
-        if kind not in ("int", "float") or value is None and "None" in others: continue
-        value = plain(value)
-        fits = type(value) is int or kind == "float" and type(value) is float and math.isfinite(value)
-        require(fits, f.name, value, "a whole number" if kind == "int" else "a finite number")
+        if kind not in kinds or value is None and "None" in others: continue
+        (types, what), value = kinds[kind], plain(value)
+        fits = type(value) in types and (type(value) is not float or math.isfinite(value))
+        require(fits, f.name, value, what)
         object.__setattr__(config, f.name, value)
+
+# %% ../nbs/06_settings.ipynb #23931b40
+def require_device(config, name: str) -> None:
+    "ValueError unless a setting is None or names a device that PyTorch knows, whether this machine has it or not"
+    value = getattr(config, name)
+    try: known = value is None or isinstance(value, str) and torch.device(value) is not None
+    except RuntimeError: known = False
+    require(known, name, value, "a device that PyTorch knows, such as cpu, or None")
 
 # %% ../nbs/06_settings.ipynb #87589135
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class MTTConfig(Config):
         require(self.lr_lr >= 0, "lr_lr", self.lr_lr, "at least 0")
         require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
         require(self.memory in ("constant", "full"), "memory", self.memory, "one of constant, full")
+        require_device(self, "path_device")
         require(0 <= self.student_momentum < 1, "student_momentum", self.student_momentum, "at least 0 and below 1")
         require(not (self.compile and self.memory == "full"), "compile", self.compile, "False with memory='full'")
 
