@@ -802,6 +802,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mtt_nb.settings.find_preset': ('settings.html#find_preset', 'mtt_nb/settings.py'),
                                  'mtt_nb.settings.require': ('settings.html#require', 'mtt_nb/settings.py'),
                                  'mtt_nb.settings.require_batch': ('settings.html#require_batch', 'mtt_nb/settings.py'),
+                                 'mtt_nb.settings.require_device': ('settings.html#require_device', 'mtt_nb/settings.py'),
                                  'mtt_nb.settings.require_numbers': ('settings.html#require_numbers', 'mtt_nb/settings.py'),
                                  'mtt_nb.settings.require_positive': ('settings.html#require_positive', 'mtt_nb/settings.py')},
             'mtt_nb.speed': { 'mtt_nb.speed.Fast': ('speed.html#fast', 'mtt_nb/speed.py'),

@@ -71,7 +71,8 @@ SELECTIONS: dict[str, Method] = {"random": _selection(random_selection), "herdin
 def _learned(make, config, papers, digits, augmented=False, source="the method's paper") -> Method:
     return Method(make, _presets(config, papers, digits, augmented, source))
 
-def _loops(data, ipc): return dict(outer_steps=ipc, inner_epochs=500 // ipc, iterations=1000 * ipc)
+def _loops(data, ipc):  # DC and DSA: as published for 1, 10 and 50 images per class
+    return dict(outer_steps=ipc, inner_epochs=1 if ipc == 1 else 500 // ipc, iterations=1000 * ipc)
 def _noise_and_loops(data, ipc): return dict(_loops(data, ipc), pix_init="noise")
 def _few_loops(data, ipc): return dict(outer_steps=ipc, inner_epochs=5, iterations=150, batch_real=64)
 def _unrolled(data, ipc): return dict(_steps, lr_img=0.05 / ipc)

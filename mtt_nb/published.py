@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['MTT', 'TABLES', 'KIP', 'DC', 'DD', 'AUTOPALETTE', 'INFOUTIL', 'SUBSETS', 'NETWORKS', 'PUBLISHED', 'Published',
-           'published', 'percent', 'markdown_table', 'published_table']
+__all__ = ['PUBLISHED', 'Published', 'published', 'percent', 'markdown_table', 'published_table']
 
 # %% ../nbs/09_published.ipynb #2c223847
 class Published(NamedTuple):
@@ -21,83 +20,83 @@ class Published(NamedTuple):
     def __str__(self): return f"{self.mean:.1f}" + ("" if self.std is None else f" ± {self.std:.1f}")
 
 # %% ../nbs/09_published.ipynb #f2e2be08
-MTT = "Cazenavette et al. 2022, arXiv v1"
-TABLES = "comparison tables in the repositories of FTD, PAD, DATM and ATT"
-KIP = "Nguyen et al., NeurIPS 2021 (infinitely wide convolutional networks), Tables 1 and 2"
-DC = "README of DC's repository"
-DD = "project page of DD"
-AUTOPALETTE = "AutoPalette, NeurIPS 2024"
-INFOUTIL = "Wang et al. 2026, arXiv 2601.21296, Table 9"
-SUBSETS = "tables of ATT, AutoPalette and GSDD"
+_MTT = "Cazenavette et al. 2022, arXiv v1"
+_TABLES = "comparison tables in the repositories of FTD, PAD, DATM and ATT"
+_KIP = "Nguyen et al., NeurIPS 2021 (infinitely wide convolutional networks), Tables 1 and 2"
+_DC = "README of DC's repository"
+_DD = "project page of DD"
+_AUTOPALETTE = "AutoPalette, NeurIPS 2024"
+_INFOUTIL = "Wang et al. 2026, arXiv 2601.21296, Table 9"
+_SUBSETS = "tables of ATT, AutoPalette and GSDD"
 
 # %% ../nbs/09_published.ipynb #d6b50ed7
 _CIFAR = f"""
-random      cifar10        14.4      26.0±1.2  43.4±1.0   {TABLES}; the spread at 1 is printed differently
-random      cifar100       4.2±0.3   14.6±0.5  30.0±0.4   {TABLES}
-random      tiny-imagenet  1.4±0.1   5.0±0.2   15.0±0.4   {TABLES}
-herding     cifar10        21.5±1.3  31.6±0.7  40.4±0.6   {AUTOPALETTE}
-herding     cifar100       8.4±0.3   17.3±0.3  33.7±0.5   {AUTOPALETTE}
-forgetting  cifar10        13.5±1.2  23.3±1.0  23.3±1.1   {INFOUTIL}
-forgetting  cifar100       4.5±0.2   15.1±0.3  30.5±0.3   {INFOUTIL}
-forgetting  tiny-imagenet  1.6±0.1   5.1±0.2   15.0±0.3   {INFOUTIL}
-dd          cifar10        -         36.8±1.2  -          {TABLES}; AlexCifarNet
-ld          cifar10        25.7±0.7  38.3±0.4  42.5±0.4   {KIP}; AlexCifarNet
-dc          cifar10        28.3±0.5  44.9±0.5  53.9±0.5   {TABLES}
-dc          cifar100       12.8±0.3  25.2±0.3  -          {TABLES}
-dsa         cifar10        28.8±0.7  52.1±0.5  60.6±0.5   {TABLES}
-dsa         cifar100       13.9±0.3  32.3±0.3  42.8±0.4   {TABLES}
+random      cifar10        14.4      26.0±1.2  43.4±1.0   {_TABLES}; the spread at 1 is printed differently
+random      cifar100       4.2±0.3   14.6±0.5  30.0±0.4   {_TABLES}
+random      tiny-imagenet  1.4±0.1   5.0±0.2   15.0±0.4   {_TABLES}
+herding     cifar10        21.5±1.3  31.6±0.7  40.4±0.6   {_AUTOPALETTE}
+herding     cifar100       8.4±0.3   17.3±0.3  33.7±0.5   {_AUTOPALETTE}
+forgetting  cifar10        13.5±1.2  23.3±1.0  23.3±1.1   {_INFOUTIL}
+forgetting  cifar100       4.5±0.2   15.1±0.3  30.5±0.3   {_INFOUTIL}
+forgetting  tiny-imagenet  1.6±0.1   5.1±0.2   15.0±0.3   {_INFOUTIL}
+dd          cifar10        -         36.8±1.2  -          {_TABLES}; AlexCifarNet
+ld          cifar10        25.7±0.7  38.3±0.4  42.5±0.4   {_KIP}; AlexCifarNet
+dc          cifar10        28.3±0.5  44.9±0.5  53.9±0.5   {_TABLES}
+dc          cifar100       12.8±0.3  25.2±0.3  -          {_TABLES}
+dsa         cifar10        28.8±0.7  52.1±0.5  60.6±0.5   {_TABLES}
+dsa         cifar100       13.9±0.3  32.3±0.3  42.8±0.4   {_TABLES}
 dsa         tiny-imagenet  6.6       14.4      -          table of AT-BPTT++
-dm          cifar10        26.0±0.8  48.9±0.6  63.0±0.4   {TABLES}
-dm          cifar100       11.4±0.3  29.7±0.3  43.6±0.4   {TABLES}
-dm          tiny-imagenet  3.9±0.2   12.9±0.4  24.1±0.3   {TABLES}
-cafe        cifar10        30.3±1.1  46.3±0.6  55.5±0.6   {TABLES}
-cafe        cifar100       12.9±0.3  27.8±0.3  37.9±0.3   {TABLES}
+dm          cifar10        26.0±0.8  48.9±0.6  63.0±0.4   {_TABLES}
+dm          cifar100       11.4±0.3  29.7±0.3  43.6±0.4   {_TABLES}
+dm          tiny-imagenet  3.9±0.2   12.9±0.4  24.1±0.3   {_TABLES}
+cafe        cifar10        30.3±1.1  46.3±0.6  55.5±0.6   {_TABLES}
+cafe        cifar100       12.9±0.3  27.8±0.3  37.9±0.3   {_TABLES}
 cafe-dsa    cifar10        31.6±0.8  50.9±0.5  62.3±0.4   table of FTD
 cafe-dsa    cifar100       14.0±0.3  31.5±0.2  42.9±0.2   table of FTD
-kip         cifar10        49.9±0.2  62.7±0.3  68.6±0.2   {TABLES}; ConvNet of width 1024 without norm
-kip         cifar100       15.7±0.2  28.3±0.1  -          {TABLES}; ConvNet of width 1024 without norm
-mtt         cifar10        46.3±0.8  65.3±0.7  71.6±0.2   {MTT}; v2 prints 46.2 and 65.4
-mtt         cifar100       24.3±0.3  40.1±0.4  47.7±0.2   {MTT}; v2 prints 39.7 at 10
-mtt         tiny-imagenet  8.8±0.3   23.2±0.2  28.0±0.3   {MTT}; the depth of the ConvNet differs between repositories
+kip         cifar10        49.9±0.2  62.7±0.3  68.6±0.2   {_TABLES}; ConvNet of width 1024 without norm
+kip         cifar100       15.7±0.2  28.3±0.1  -          {_TABLES}; ConvNet of width 1024 without norm
+mtt         cifar10        46.3±0.8  65.3±0.7  71.6±0.2   {_MTT}; v2 prints 46.2 and 65.4
+mtt         cifar100       24.3±0.3  40.1±0.4  47.7±0.2   {_MTT}; v2 prints 39.7 at 10
+mtt         tiny-imagenet  8.8±0.3   23.2±0.2  28.0±0.3   {_MTT}; the depth of the ConvNet differs between repositories
 """
 
 # %% ../nbs/09_published.ipynb #79c4bde3
 _MNIST = f"""
-dd          mnist          -         79.5±8.1  -          {DD}; LeNet, its learned steps and no others, 200 networks
-ld          mnist          60.9      87.3      93.3       {KIP}
-dc          mnist          91.7      97.4      98.8       {DC}
-dsa         mnist          88.7      97.8      99.2       {DC}
-kip         mnist          90.1      97.5      98.4       {KIP}; ConvNet of width 1024 without norm
-dc          fashion-mnist  70.5      82.3      83.6       {DC}
-dsa         fashion-mnist  70.6      84.6      88.7       {DC}
-kip         fashion-mnist  73.8      86.8      87.8       {KIP}; ConvNet of width 1024 without norm
+dd          mnist          -         79.5±8.1  -          {_DD}; LeNet, its learned steps and no others, 200 networks
+ld          mnist          60.9      87.3      93.3       {_KIP}
+dc          mnist          91.7      97.4      98.8       {_DC}
+dsa         mnist          88.7      97.8      99.2       {_DC}
+kip         mnist          90.1      97.5      98.4       {_KIP}; ConvNet of width 1024 without norm
+dc          fashion-mnist  70.5      82.3      83.6       {_DC}
+dsa         fashion-mnist  70.6      84.6      88.7       {_DC}
+kip         fashion-mnist  73.8      86.8      87.8       {_KIP}; ConvNet of width 1024 without norm
 """
 
 # %% ../nbs/09_published.ipynb #56458c0a
 _IMAGENET = f"""
-mtt         imagenette     47.7±0.9  63.0±1.3  {SUBSETS}
-mtt         imagewoof      28.6±0.8  35.8±1.8  {SUBSETS}
-mtt         imagefruit     26.6±0.8  40.3±1.3  {SUBSETS}
-mtt         imageyellow    -         60.0±1.5  {SUBSETS}
-mtt         imagemeow      30.7±1.6  40.4±2.2  {SUBSETS}
-mtt         imagesquawk    -         52.3±1.0  {SUBSETS}
+mtt         imagenette     47.7±0.9  63.0±1.3  {_SUBSETS}
+mtt         imagewoof      28.6±0.8  35.8±1.8  {_SUBSETS}
+mtt         imagefruit     26.6±0.8  40.3±1.3  {_SUBSETS}
+mtt         imageyellow    -         60.0±1.5  {_SUBSETS}
+mtt         imagemeow      30.7±1.6  40.4±2.2  {_SUBSETS}
+mtt         imagesquawk    -         52.3±1.0  {_SUBSETS}
 """
 
 # %% ../nbs/09_published.ipynb #45da6aba
 _FULL = f"""
-full-data   cifar10        84.8±0.1  {TABLES}
-full-data   cifar100       56.2±0.3  {TABLES}
-full-data   tiny-imagenet  37.6±0.4  {TABLES}
-full-data   imagenette     87.4±1.0  {SUBSETS}
-full-data   imagewoof      67.0±1.3  {SUBSETS}
-full-data   imagefruit     63.9±2.0  {SUBSETS}
-full-data   imageyellow    84.4      {SUBSETS}
-full-data   imagemeow      66.7±1.1  {SUBSETS}
-full-data   imagesquawk    87.5      {SUBSETS}
+full-data   cifar10        84.8±0.1  {_TABLES}
+full-data   cifar100       56.2±0.3  {_TABLES}
+full-data   tiny-imagenet  37.6±0.4  {_TABLES}
+full-data   imagenette     87.4±1.0  {_SUBSETS}
+full-data   imagewoof      67.0±1.3  {_SUBSETS}
+full-data   imagefruit     63.9±2.0  {_SUBSETS}
+full-data   imageyellow    84.4      {_SUBSETS}
+full-data   imagemeow      66.7±1.1  {_SUBSETS}
+full-data   imagesquawk    87.5      {_SUBSETS}
 """
 
 # %% ../nbs/09_published.ipynb #a10f30e7
-NETWORKS = {"mtt": 5, "dc": 100, "dsa": 100, "dm": 100, "dd": 200, "ld": 20}  # behind each of a method's printed means
+_NETWORKS = {"mtt": 5, "dc": 100, "dsa": 100, "dm": 100, "dd": 200, "ld": 20}  # behind each of a method's printed means
 
 # %% ../nbs/09_published.ipynb #8fc57cb8
 def _entries(lines: str, ipcs: tuple[int | None, ...]) -> dict[tuple[str, str, int | None], Published]:
@@ -108,7 +107,7 @@ def _entries(lines: str, ipcs: tuple[int | None, ...]) -> dict[tuple[str, str, i
         for ipc, number in zip(ipcs, numbers, strict=True):
             if number == "-": continue
             mean, *std = map(float, number.split("±"))
-            entry = Published(mean, std[0] if std else None, source, NETWORKS.get(method))
+            entry = Published(mean, std[0] if std else None, source, _NETWORKS.get(method))
             table[method.replace("full-data", "full data"), data, ipc] = entry
     return table
 

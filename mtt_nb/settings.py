@@ -7,11 +7,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
+import torch
 from .augment import DSA
 from .data import plain
 
 # %% auto #0
-__all__ = ['SUBSETS', 'PRESETS', 'require', 'require_positive', 'require_numbers', 'Config', 'MTTConfig', 'require_batch',
+__all__ = ['PRESETS', 'require', 'require_positive', 'require_numbers', 'require_device', 'Config', 'MTTConfig', 'require_batch',
            'Preset', 'find_preset']
 
 # %% ../nbs/06_settings.ipynb #13c99a3c
@@ -26,15 +27,24 @@ def require_positive(config, *names: str) -> None:
 
 # %% ../nbs/06_settings.ipynb #768014c9
 def require_numbers(config) -> None:
-    "ValueError unless a dataclass's numbers are whole, or finite, as its types say; NumPy's and PyTorch's become Python's"
+    "ValueError unless a dataclass's numbers and switches are what its types say; NumPy's and PyTorch's become Python's"
+    kinds = dict(int=((int,), "a whole number"), float=((int, float), "a finite number"), bool=((bool,), "True or False"))
     for f in fields(config):
         kind, *others = getattr(f.type, "__name__", str(f.type)).split(" | ")
         value = getattr(config, f.name)
-        if kind not in ("int", "float") or value is None and "None" in others: continue
-        value = plain(value)
-        fits = type(value) is int or kind == "float" and type(value) is float and math.isfinite(value)
-        require(fits, f.name, value, "a whole number" if kind == "int" else "a finite number")
+        if kind not in kinds or value is None and "None" in others: continue
+        (types, what), value = kinds[kind], plain(value)
+        fits = type(value) in types and (type(value) is not float or math.isfinite(value))
+        require(fits, f.name, value, what)
         object.__setattr__(config, f.name, value)
+
+# %% ../nbs/06_settings.ipynb #23931b40
+def require_device(config, name: str) -> None:
+    "ValueError unless a setting is None or names a device that PyTorch knows, whether this machine has it or not"
+    value = getattr(config, name)
+    try: known = value is None or isinstance(value, str) and torch.device(value) is not None
+    except RuntimeError: known = False
+    require(known, name, value, "a device that PyTorch knows, such as cpu, or None")
 
 # %% ../nbs/06_settings.ipynb #87589135
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class MTTConfig(Config):
         require(self.lr_lr >= 0, "lr_lr", self.lr_lr, "at least 0")
         require(self.batch_syn is None or self.batch_syn > 0, "batch_syn", self.batch_syn, "at least 1, or None for all images")
         require(self.memory in ("constant", "full"), "memory", self.memory, "one of constant, full")
+        require_device(self, "path_device")
         require(0 <= self.student_momentum < 1, "student_momentum", self.student_momentum, "at least 0 and below 1")
         require(not (self.compile and self.memory == "full"), "compile", self.compile, "False with memory='full'")
 
@@ -117,8 +128,8 @@ _COMMANDS = [  # data set, ipc, N, M, T+, lr_img, lr_lr, lr_teacher, batch_syn, 
     ("tiny-imagenet", 1,  10, 2, 10, 10_000,  1e-4, 0.01,  None, False, 4),
     ("tiny-imagenet", 10, 20, 2, 40, 10_000,  1e-4, 0.01,  200,  False, 4),
     ("tiny-imagenet", 50, 20, 2, 40, 10_000,  1e-4, 0.01,  300,  False, 4)]
-SUBSETS = ("imagenette", "imagewoof", "imagefruit", "imageyellow", "imagemeow", "imagesquawk")  # of ImageNet, ten classes each
-for _name in SUBSETS:
+_SUBSETS = ("imagenette", "imagewoof", "imagefruit", "imageyellow", "imagemeow", "imagesquawk")  # of ImageNet, ten classes each
+for _name in _SUBSETS:
     _COMMANDS += [(_name, 1,  20, 2, 10, 100_000, 1e-6, 0.01, None, False, 5),
                   (_name, 10, 20, 2, 10, 100_000, 1e-6, 0.01, 20,   False, 5)]
 
@@ -131,13 +142,13 @@ _DOUBTS = {
                      "a log of 2026 reached 71.9 % with ZCA, lr_teacher 0.01 and batch_syn 125",
     **dict.fromkeys([("tiny-imagenet", 1), ("tiny-imagenet", 10)],
                     "; the command names no network, so depth 3; 4 is the paper's"),
-    **dict.fromkeys([(name, ipc) for name in SUBSETS for ipc in (1, 10)],
+    **dict.fromkeys([(name, ipc) for name in _SUBSETS for ipc in (1, 10)],
                     "; the README of MTT prints lr_img 1000, ATT 10000 with another lr_lr"),
 }
 
 def _published(data, ipc, n, m, t, lr_img, lr_lr, lr_teacher, batch_syn, zca, depth) -> Preset:
     "The preset of a line of `_COMMANDS`"
-    where = "issue 1 of their repository" if data in SUBSETS else "dc_benchmark's methods/tm/readme.md"
+    where = "issue 1 of their repository" if data in _SUBSETS else "dc_benchmark's methods/tm/readme.md"
     config = MTTConfig(ipc=ipc, syn_steps=n, expert_epochs=m, max_start_epoch=t, lr_img=lr_img, lr_lr=lr_lr,
                        lr_teacher=lr_teacher, batch_syn=batch_syn, compile=True)
     return Preset(network=dict(name="convnet", width=128, depth=depth), config=config, zca=zca, evaluation=dict(eval_every=500),

@@ -93,6 +93,7 @@ def test_a_killed_distillation_goes_on(folder, lines):
     out = folder / f"killed{lines}"
     command = [*DISTILL, "--experts", "experts", "--out", out]
     assert killed(command, folder, lambda: len(JsonLines.read(out / "log.jsonl")) >= lines)
+    assert not (out / "results.json").exists()  # it was still distilling, not yet testing
     assert run(*command, cwd=folder).returncode == 0
     assert same_result(folder / "run", out)
 

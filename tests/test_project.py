@@ -1,5 +1,6 @@
 "The repository agrees with itself: settings, exported modules, cleaned notebooks, README, layers, links."
 import ast
+import importlib
 import json
 import re
 import shlex
@@ -103,6 +104,14 @@ def test_method_layer_imports_upwards_only(name):
             top, *rest = module.split(".")
             assert top in allowed or top in sys.stdlib_module_names, f"{name} imports {module}"
             if top == "mtt_nb" and rest: assert rest[0] in ORDER[: ORDER.index(name)], f"{name} imports {module}"
+
+
+def test_a_class_or_a_constant_has_its_name_for_itself():
+    "So that importing all of one module hides nothing of another"
+    known = {}
+    for module in (importlib.import_module(f"mtt_nb.{name}") for name in ORDER):
+        for name in module.__all__:
+            if name[0].isupper(): assert known.setdefault(name, getattr(module, name)) is getattr(module, name), f"{module.__name__}.{name}"
 
 
 def test_method_layer_runs_without_notebook_packages():
