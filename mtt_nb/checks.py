@@ -457,13 +457,12 @@ def check_logits(my_logits):
     explain(by_theta @ d, finite(lambda e: by_hand(theta + e * d, x).square().sum(), torch.zeros(1).double())[0], {},
             "the derivative with respect to theta")
 
-# %% ../nbs/50_checks.ipynb #099d6119
+# %% ../nbs/50_checks.ipynb #409ab541
 def _epochs(theta: Tensor, x: Tensor, y: Tensor, lr: float, orders: list[Tensor], size: int) -> Tensor:
     "The points after every step [steps+1,P] of SGD on the batches of these orders"
     batches = [b for order in orders for b in order.split(size)]
     return toy_walk(theta, [x[b] for b in batches], [y[b] for b in batches], lr)
 
-# %% ../nbs/50_checks.ipynb #409ab541
 def _whole(theta, x, y, lr) -> dict[str, Tensor]:
     "Three epochs of one step each that go wrong"
     orders, n = [torch.arange(len(x))] * 3, len(x)

@@ -23,8 +23,8 @@ from .speed import repeatable
 from .synthetic import SyntheticSet, describe, starting_images
 
 # %% auto #0
-__all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'Alone', 'require_same_run', 'downhill', 'loss_and_gradients',
-           'rates', 'Distiller', 'save_checkpoint', 'load_checkpoint', 'JsonLines']
+__all__ = ['ALONE', 'FORMAT', 'image_step', 'State', 'Diverged', 'set_by_hand', 'Alone', 'require_same_run', 'downhill',
+           'loss_and_gradients', 'rates', 'Distiller', 'save_checkpoint', 'load_checkpoint', 'JsonLines']
 
 # %% ../nbs/06_distiller.ipynb #6cf06f91
 def image_step(
@@ -73,6 +73,16 @@ class State:
 class Diverged(ValueError):
     "A meta-step whose loss or update is not finite; what is learned is as it was before"
 
+# %% ../nbs/06_distiller.ipynb #3c0ff318
+def set_by_hand(distiller) -> dict:
+    "What a distiller was given in place of what its settings say: an augmentation, or labels that it does not learn"
+    c, own = distiller.config, {}
+    now, usual = ((a.strategy, a.options) for a in (distiller.augment, DSA(c.augment, mode=c.augment_mode)))
+    if now != usual: own |= dict(augment=now[0], augment_options=now[1])
+    given, first = (fingerprint(labels.cpu()) for labels in (distiller.labels, distiller.first_labels))
+    if "labels" not in distiller.learns and given != first: own["labels"] = given
+    return own
+
 # %% ../nbs/06_distiller.ipynb #ed57af95
 class _Run:
     "What a run is: its settings, what it was made from, and what it has made so far"
@@ -116,11 +126,8 @@ class _Run:
     @property
     def identity(self) -> str:
         "JSON of all that the run depends on: everything except how long to go on"
-        now, usual = ((a.strategy, a.options) for a in (self.augment, DSA(self.config.augment, mode=self.config.augment_mode)))
-        own = {} if now == usual else dict(augment=now[0], augment_options=now[1])  # where `augment` was set to another
-        given, first = (fingerprint(labels.cpu()) for labels in (self.labels, self.first_labels))
-        if "labels" not in self.learns and given != first: own["labels"] = given  # likewise
-        return json.dumps(dict(asdict(self.config), iterations=None, method=self.method, **self.made_from) | own, sort_keys=True)
+        parts = dict(asdict(self.config), iterations=None, method=self.method, **self.made_from)
+        return json.dumps(parts | set_by_hand(self), sort_keys=True)
 
 # %% ../nbs/06_distiller.ipynb #e71165c1
 class Alone:
@@ -269,8 +276,7 @@ class Distiller(_Between):
         self.augment = DSA(config.augment, mode=config.augment_mode)
         self.streams = [self.stream(j) for j in range(getattr(config, "segments_per_step", 1))]  # of all that is random
         self.images, self.labels = starting_images(data, config.ipc, config.pix_init, self.generator)
-        self.first_labels = self.labels
-        self.lr, self.moments, self.steps = torch.tensor(config.lr_teacher, device=data.device), {}, 0
+        self.lr, self.moments, self.steps, self.first_labels = torch.tensor(config.lr_teacher, device=data.device), {}, 0, self.labels
         self.check(config)
 
     def loss(self, images: Tensor) -> Tensor:
