@@ -273,10 +273,10 @@ class Distiller(_Between):
         self.config, self.data, self.model = config, data, FlatModel(model).to(data.device)
         for size in self.learns.values(): require(hasattr(config, size), "learns", size, f"a setting of {type(config).__name__}")
         require_network(self.model, data)
-        self.augment = DSA(config.augment, mode=config.augment_mode)
+        self.augment, self.moments, self.steps = DSA(config.augment, mode=config.augment_mode), {}, 0
         self.streams = [self.stream(j) for j in range(getattr(config, "segments_per_step", 1))]  # of all that is random
         self.images, self.labels = starting_images(data, config.ipc, config.pix_init, self.generator)
-        self.lr, self.moments, self.steps, self.first_labels = torch.tensor(config.lr_teacher, device=data.device), {}, 0, self.labels
+        self.lr, self.first_labels = torch.tensor(config.lr_teacher, device=data.device), self.labels
         self.check(config)
 
     def loss(self, images: Tensor) -> Tensor:
