@@ -17,7 +17,7 @@ from . import __version__
 from .augment import DSA
 from .data import ImageData, fingerprint, seeded, whole_file
 from .experts import differences, load_tensors, require_network, save_tensors, understood
-from .models import FlatModel
+from .models import FlatModel, shared
 from .settings import Config, require
 from .speed import repeatable
 from .synthetic import SyntheticSet, describe, starting_images
@@ -270,7 +270,7 @@ class Distiller(_Between):
     "A method of distillation: every `step` moves the images down the gradient of the method's `loss`"
     def __init__(self, config: Config, data: ImageData, model: FlatModel):
         require(isinstance(config, Config), "config", config, "a Config, as MTTConfig(...)")
-        self.config, self.data, self.model = config, data, FlatModel(model).to(data.device)
+        self.config, self.data, self.model = config, data, shared(FlatModel(model)).to(data.device)
         for size in self.learns.values(): require(hasattr(config, size), "learns", size, f"a setting of {type(config).__name__}")
         require_network(self.model, data)
         self.augment, self.moments, self.steps = DSA(config.augment, mode=config.augment_mode), {}, 0

@@ -8,20 +8,20 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 import torch
 from torch import Tensor
 from .augment import DSA, augmented
 from .data import ImageData, require_counts, seeded
 from .distiller import ALONE
 from .experts import require_network
-from .models import FlatModel, build, ensemble_logits, forward_blocks, rebuilt, training_loss
+from .models import FlatModel, build, by_spec, ensemble_logits, forward_blocks, rebuilt, training_loss
 from .speed import by_blocks, fast, repeatable
 from .synthetic import SyntheticSet, choose_per_class, describe, require_same_data
 
 # %% auto #0
-__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'by_spec', 'shared', 'evaluate', 'networks_by_name',
-           'cross_architecture', 'full_set', 'evaluate_random']
+__all__ = ['accuracies', 'momentum_step', 'train_networks', 'Evaluation', 'evaluate', 'networks_by_name', 'cross_architecture',
+           'full_set', 'evaluate_random']
 
 # %% ../nbs/08_evaluate.ipynb #f9b7d217
 @torch.no_grad()
@@ -101,15 +101,6 @@ class Evaluation:
         return f"{self.text} ({', '.join(notes)})"
 
 # %% ../nbs/08_evaluate.ipynb #262bb1ef
-@lru_cache(maxsize=8)
-def by_spec(spec: str) -> FlatModel:
-    "The network of a spec in JSON, the same object each time, so that what was compiled for it is found again"
-    return rebuilt(json.loads(spec))
-
-def shared(model: FlatModel) -> FlatModel:
-    "Of all networks built like this one, the one that `by_spec` gives; a network of your own as it is"
-    return by_spec(json.dumps(model.spec)) if "shape" in model.spec else model
-
 def evaluate(
     synthetic: SyntheticSet,
     data: ImageData,  # the real images, transformed as the synthetic ones

@@ -6,12 +6,14 @@
 from __future__ import annotations
 import copy
 import inspect
+import json
 import math
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import lru_cache
 from importlib import import_module
 import torch
 import torch.nn.functional as F
@@ -22,8 +24,8 @@ from .data import blocks, plain
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
-           'build', 'FlatModel', 'require_known', 'rebuilt', 'better_together', 'vmaps', 'ensemble_logits',
-           'training_loss', 'forward_blocks', 'features', 'last_features']
+           'build', 'FlatModel', 'require_known', 'rebuilt', 'by_spec', 'shared', 'better_together', 'vmaps',
+           'ensemble_logits', 'training_loss', 'forward_blocks', 'features', 'last_features']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -239,6 +241,18 @@ def rebuilt(spec: dict) -> FlatModel:
     "The network that a `FlatModel.spec` describes; ValueError for one of your own"
     require_known(spec)
     return FlatModel(build(**spec))
+
+# %% ../nbs/03_models.ipynb #a69b3bdd
+@lru_cache(maxsize=8)
+def by_spec(spec: str) -> FlatModel:
+    "The network of a spec in JSON, the same object each time, so that what was compiled for it is found again"
+    return rebuilt(json.loads(spec))
+
+def shared(model: FlatModel) -> FlatModel:
+    "Of all networks built like this one, the one that `by_spec` gives; a network of your own, or one changed since, as it is"
+    if "shape" not in model.spec: return model
+    own = by_spec(json.dumps(model.spec))
+    return own if repr(own.module) == repr(model.module) else model
 
 # %% ../nbs/03_models.ipynb #e217c493
 TOGETHER = {"cpu": 5e7}  # most pixels of a batch times parameters for which networks together are faster than one by one

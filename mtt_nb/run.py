@@ -21,10 +21,10 @@ from filelock import FileLock, Timeout
 from . import __version__
 from .data import ImageData, fingerprint, whole_file
 from .distiller import ALONE, Distiller, JsonLines, load_checkpoint, require_same_run, save_checkpoint
-from .evaluate import Evaluation, accuracies, evaluate, evaluate_random, full_set, shared, train_networks
+from .evaluate import Evaluation, accuracies, evaluate, evaluate_random, full_set, train_networks
 from .experts import Damaged, check_writable, differences, read_meta
 from .history import History, Recorder
-from .models import FlatModel
+from .models import FlatModel, shared
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
 from .settings import require, require_numbers, require_positive

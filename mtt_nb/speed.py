@@ -28,6 +28,7 @@ __all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'BLOCK', 'ONE_AT_A_TIME', 'p
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
     "The shape of x [B,C,H,W] cut into the tiles of a pooling, [B,C,rows,h,columns,w], or None unless it has whole tiles"
+    if x.ndim != 4: return None
     (h, w), (height, width) = size, x.shape[2:]
     padded = any([padding] if isinstance(padding, int) else padding)
     plain = list(stride or size) == list(size) and not padded and not divisor_override
@@ -157,13 +158,14 @@ def recorded(f: Callable, tensors: tuple[Tensor, ...]) -> GraphModule:
 OPTIONS = {"cuda": {"deterministic": True}, "cpu": {"realize_opcount_threshold": 1000, "realize_acc_reads_threshold": 100}}
 
 def compiled(f: Callable, tensors: tuple[Tensor, ...]) -> Callable:
-    "`f` recorded on these tensors and compiled for their shapes; where that fails, a warning and the recorded program as it is"
+    "`f` recorded on these tensors and compiled for their shapes; where that fails, a warning, and what there is so far"
     name, began = getattr(f, "func", f).__name__, time.perf_counter()  # func: of a partial
     largest = tuple(max(tensors, key=lambda t: t.ndim).shape)
     print(f"compiling {name} for {largest}, seconds to minutes: ", end="", file=sys.stderr, flush=True)
-    program, wanted = recorded(f, tensors), OPTIONS.get(tensors[0].device.type, {})
+    program, wanted = f, OPTIONS.get(tensors[0].device.type, {})
     known = set(torch._inductor.list_options())  # "deterministic" is not, to older versions of PyTorch
     try:
+        program = recorded(f, tensors)
         fast = torch.compile(program, dynamic=False, options={k: v for k, v in wanted.items() if k in known})
         fast(*tensors)
     except RuntimeError as e:
@@ -179,6 +181,7 @@ class Replayed:
     "A function of CUDA tensors as a CUDA graph over its own copies of inputs and outputs"
     def __init__(self, f: Callable, tensors: tuple[Tensor, ...]):
         self.inputs, self.graph = [t.detach().clone() for t in tensors], torch.cuda.CUDAGraph()
+        self.lock = threading.Lock()  # its own: a backward pass runs in another thread than the one that holds ONE_AT_A_TIME
         with torch.cuda.device(tensors[0].device):  # of several GPUs the one with the tensors: else nothing would be recorded
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -188,9 +191,10 @@ class Replayed:
             with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"): self.outputs = f(*self.inputs)
 
     def __call__(self, *tensors: Tensor):
-        for mine, given in zip(self.inputs, tensors, strict=True): mine.copy_(given)
-        self.graph.replay()
-        return tree_map_only(Tensor, torch.clone, self.outputs)
+        with self.lock:
+            for mine, given in zip(self.inputs, tensors, strict=True): mine.copy_(given)
+            self.graph.replay()
+            return tree_map_only(Tensor, torch.clone, self.outputs)
 
 # %% ../nbs/03_speed.ipynb #de9cf170
 @cache
@@ -220,7 +224,9 @@ class Fast:
     def __call__(self, *tensors: Tensor):
         tensors = tuple(t.contiguous() for t in tensors)  # as views are recorded for one layout in memory
         switches = [_setting(*switch) for switch in _switches()] if tensors[0].is_cuda else ()
-        key = *switches, *((t.shape, t.dtype, t.device) for t in tensors)
+        kind = tensors[0].device.type
+        cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)  # which is recorded, too
+        key = *switches, cast, *((t.shape, t.dtype, t.device) for t in tensors)
         if key not in self.made: self.made[key] = self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)
 
@@ -273,10 +279,20 @@ def by_blocks(
 ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switches, and the arrays of a graph, exist only once
 
 @contextmanager
+def _not_medium() -> Iterator[None]:
+    "Without torch.set_float32_matmul_precision('medium'), which sets more switches than these, on a CPU too; then as before"
+    try: medium = torch.get_float32_matmul_precision() == "medium"
+    except RuntimeError: medium = False  # PyTorch refuses to say it where somebody used the new names
+    if medium: torch.set_float32_matmul_precision("highest")
+    try: yield
+    finally:
+        if medium: torch.set_float32_matmul_precision("medium")
+
+@contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
     "Within it CUDA takes algorithms that give the same bits each time, and rounds factors to TF32 only where allowed"
     wanted = {"allow_tf32": tf32, "fp32_precision": "tf32" if tf32 else "ieee", "deterministic": True}
-    with ONE_AT_A_TIME if torch.cuda.is_available() else nullcontext():
+    with ONE_AT_A_TIME if torch.cuda.is_available() else nullcontext(), _not_medium():
         before = [(where, name, _setting(where, name)) for where, name in _switches()]
         try:
             for where, name, _ in before: setattr(where, name, wanted[name])
