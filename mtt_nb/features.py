@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .data import ImageData
+from .data import ImageData, seeded
 from .experts import accuracy
 from .gradients import ClassBatches, PairConfig, Pairs
 from .models import FlatModel, features, forward_blocks, last_features
 from .settings import require, require_positive
 
 # %% auto #0
-__all__ = ['class_means', 'DMConfig', 'DM', 'alignment', 'discrimination', 'real_features', 'CAFEConfig', 'CAFE']
+__all__ = ['class_means', 'require_features', 'DMConfig', 'DM', 'alignment', 'discrimination', 'real_features', 'CAFEConfig',
+           'CAFE']
 
 # %% ../nbs/23_features.ipynb #7f897e8a
 def class_means(f: Tensor, n_classes: int) -> Tensor:
@@ -23,6 +24,10 @@ def class_means(f: Tensor, n_classes: int) -> Tensor:
     return f.view(n_classes, -1, f.shape[1]).mean(1)
 
 # %% ../nbs/23_features.ipynb #32ab79bb
+def require_features(model: FlatModel, data: ImageData) -> None:
+    "ValueError, before the first step, for a network without `features`"
+    last_features(model, model.init(seeded(0, device=data.device)), data.x_train[:1])
+
 @dataclass(frozen=True)
 class DMConfig(PairConfig):
     "The settings of DM"
@@ -32,6 +37,10 @@ class DM(Pairs):
     "Distribution matching (Zhao and Bilen, WACV 2023): equal mean features in random networks"
     method = "dm"
     loss_name = "distance of features"
+    def __init__(self, config: DMConfig, data: ImageData, model: FlatModel):
+        super().__init__(config, data, model)
+        require_features(self.model, data)
+
     def loss(self, images: Tensor) -> Tensor:
         "Squared distance between the mean last features of each class of images [n,C,H,W] and of real ones, in a fresh network"
         theta, k = self.model.init(self.generator), len(self.classes)
@@ -98,6 +107,7 @@ class _Watched(Pairs):
     carries = ("theta", "window")
     def __init__(self, config: CAFEConfig, data: ImageData, model: FlatModel):
         super().__init__(config, data, model)
+        require_features(self.model, data)
         self.asked = ClassBatches(data.y_train, data.n_classes, (config.batch_real + 1) // 2)(self.generator).flatten()
         self.renew()
 
