@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save
 from torch import Tensor
 from . import __version__
@@ -140,17 +141,19 @@ def save_tensors(
 # %% ../nbs/04_experts.ipynb #dd3f717d
 class Damaged(ValueError):
     "A file that is not whole"
-    def __init__(self, path, how):
-        super().__init__(f"{path} is damaged or not a safetensors file ({how}): restore it, or move it away and make it again")
+
+def _damaged(path: Path | str, how: object) -> Damaged:
+    return Damaged(f"{path} is damaged or not a safetensors file ({how}): restore it, or move it away and make it again")
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator:
-    "The open safetensors file; an error names it if it is missing, damaged or a folder"
+def _reading(path: Path | str) -> Iterator[None]:
+    "Wraps code that reads a safetensors file; an error names it if it is missing, damaged or a folder"
     if Path(path).is_dir(): raise IsADirectoryError(f"{path} is a folder: give a file in it")
     try:
-        with safe_open(path, "pt") as f: yield f
+        open(path, "rb").close()  # if not allowed, an error that says so; safe_open would call the file missing
+        yield
     except FileNotFoundError: raise FileNotFoundError(f"no file {path}") from None
-    except (SafetensorError, OSError, IndexError, RuntimeError) as e: raise Damaged(path, e) from None
+    except (SafetensorError, LookupError, RuntimeError) as e: raise _damaged(path, e) from None
 
 @contextmanager
 def understood(path: Path | str) -> Iterator[None]:
@@ -167,28 +170,33 @@ def _memory() -> float:
     except (AttributeError, ValueError): return math.inf  # no such call
 
 # %% ../nbs/04_experts.ipynb #63ddc1d4
-def _header(path: Path | str, kind: str) -> dict:
+def _header(path: Path | str, kind: str, metadata: dict | None) -> dict:
     "The header of a file of this kind, checked"
-    with _opened(path) as f: text = (f.metadata() or {}).get("mtt_nb")
+    text = (metadata or {}).get("mtt_nb")
     if text is None: raise ValueError(f"{path} was not written by this package: choose another file")
     try:
         header = json.loads(text)
-        if header["crc32"] != _crc_of(header): raise ValueError("the header fails its checksum")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e: raise Damaged(path, e) from None
+        if header.pop("crc32") != _crc_of(header): raise ValueError("the header fails its checksum")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as e: raise _damaged(path, e) from None
     if header["kind"] != kind: raise ValueError(f"{path} is a file of kind {header['kind']!r}, not {kind!r}: choose another file")
     return header
 
 def read_meta(path: Path | str, kind: str) -> dict:
     "The JSON header of a file that `save_tensors` wrote as `kind`; ValueError names a damaged or foreign file"
-    return {k: v for k, v in _header(path, kind).items() if k not in ("checksums", "crc32")}
+    with _reading(path), safe_open(path, "pt") as f: header = _header(path, kind, f.metadata())
+    return {k: v for k, v in header.items() if k != "checksums"}
 
 def load_tensors(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict]:
     "Tensors and JSON header of a file that `save_tensors` wrote as `kind`; ValueError names a damaged or foreign file"
-    checksums, size = _header(path, kind)["checksums"], os.stat(path).st_size
-    if size > _memory(): raise ValueError(f"{path} holds {size / 1e9:,.0f} GB, more than fit into memory: use another file")
-    with _opened(path) as f: tensors = {k: f.get_tensor(k).clone() for k in f.keys()}  # clone: not the mapped file itself
-    if {k: checksum(t) for k, t in tensors.items()} != checksums: raise Damaged(path, "a tensor fails its checksum")
-    return tensors, read_meta(path, kind)
+    with _reading(path):
+        size = os.stat(path).st_size
+        if size > _memory(): raise ValueError(f"{path} holds {size / 1e9:,.0f} GB, more than fit into memory: use another file")
+        tensors = from_bytes(raw := Path(path).read_bytes())  # read once: another process may replace the file at any time
+        entries = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        header = _header(path, kind, entries.get("__metadata__"))
+        checksums = header.pop("checksums")
+    if {k: checksum(t) for k, t in tensors.items()} != checksums: raise _damaged(path, "a tensor fails its checksum")
+    return tensors, header
 
 # %% ../nbs/04_experts.ipynb #c3c1592d
 def _file(path: Path, expert: int) -> Path: return path / f"expert_{expert:04d}.safetensors"
@@ -288,12 +296,12 @@ class ExpertBuffer(_Recording):
         "Read one snapshot, and nothing else, from the mapped file; ValueError if it is not there, Damaged if it is bad"
         if not 0 <= expert < len(self): raise ValueError(f"expert {expert}: must be 0 to {len(self) - 1}")
         if not 0 <= epoch <= self.epochs: raise ValueError(f"epoch {epoch}: must be 0 to {self.epochs}")
-        with _opened(self.files[expert]) as f:
+        with _reading(self.files[expert]), safe_open(self.files[expert], "pt") as f:
             points, shape = f.get_slice("theta"), [self.epochs + 1, self.meta["n_params"]]
-            if points.get_shape() != shape: raise Damaged(self.files[expert], f"{points.get_shape()} numbers, not {shape}")
+            if points.get_shape() != shape: raise _damaged(self.files[expert], f"{points.get_shape()} numbers, not {shape}")
             row = points[int(epoch)].clone()  # clone: not the mapped file
         if checksum(row) != self._headers[expert]["rows"][epoch]:
-            raise Damaged(self.files[expert], f"epoch {epoch} fails its checksum")
+            raise _damaged(self.files[expert], f"epoch {epoch} fails its checksum")
         return row.float()
 
     def trajectory(self, expert: int) -> Tensor:

@@ -23,8 +23,15 @@ __all__ = ['MADE_FROM', 'SyntheticSet', 'choose_per_class', 'describe', 'random_
            'require_same_data']
 
 # %% ../nbs/06_synthetic.ipynb #e4c946e7
-def _check_set(images: Tensor, labels: Tensor, lr: float, meta: dict) -> None:
-    if not 0 < lr < math.inf: raise ValueError(f"lr {lr}: must be above 0, and finite")
+def _rate(lr) -> float:
+    "A learning rate as a number that JSON can hold; ValueError unless it is above 0 and finite"
+    try: rate = float(plain(lr))
+    except (ArithmeticError, RuntimeError, TypeError, ValueError): rate = math.nan
+    if not 0 < rate < math.inf: raise ValueError(f"lr {lr}: must be above 0, and finite")
+    return rate
+
+# %% ../nbs/06_synthetic.ipynb #8d6f8d44
+def _check_set(images: Tensor, labels: Tensor, meta: dict) -> None:
     if "classes" not in meta: raise ValueError("meta names no classes: make it with describe(data, network, augment)")
     n, n_classes = len(images), len(meta["classes"])
     if images.ndim != 4 or not n or images.dtype != torch.float32:
@@ -78,7 +85,9 @@ class SyntheticSet:
     meta: dict  # data, fingerprint, classes, network, augment, augment_options, method, seed, ...: anything JSON can hold
     transform: Transform = field(default_factory=Transform)
 
-    def __post_init__(self): _check_set(self.images, self.labels, self.lr, self.meta)
+    def __post_init__(self):
+        object.__setattr__(self, "lr", _rate(self.lr))
+        _check_set(self.images, self.labels, self.meta)
     def __len__(self) -> int: return len(self.images)
     def __repr__(self):
         size, (data, method) = "x".join(map(str, self.images.shape[1:])), map(self.meta.get, ("data", "method"))
