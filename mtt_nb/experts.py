@@ -22,7 +22,7 @@ from torch import Tensor
 from . import __version__
 from .augment import DSA, augmented, require_dsa
 from .data import ImageData, plain, require_counts, seeded, whole_file
-from .models import FlatModel, forward_blocks, rebuilt, require_known, training_loss
+from .models import FlatModel, forward_blocks, rebuilt, require_known, shared, training_loss
 from .speed import by_blocks, fast, repeatable
 
 # %% auto #0
@@ -423,7 +423,7 @@ def record_experts(
     share: Callable[[Sequence[Sequence[Path]]], Iterable[int]] | None = None,  # which groups of files to record, one at a time
 ) -> ExpertBuffer:
     "Train experts and store their parameters at the start and after every epoch, Algorithm 1's input; ValueError or OSError"
-    path, model = Path(path), FlatModel(model).to(data.device)
+    path, model = Path(path), shared(FlatModel(model)).to(data.device)
     require_counts(n=n, epochs=epochs, batch_size=batch_size, at_once=at_once)
     if not 0 < lr < math.inf: raise ValueError(f"lr {lr}: must be above 0, and finite")
     require_dsa(augment)
