@@ -43,6 +43,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mtt_nb.bench.ratio': ('bench.html#ratio', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.recording': ('bench.html#recording', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.reference_step': ('bench.html#reference_step', 'mtt_nb/bench.py'),
+                              'mtt_nb.bench.replaying': ('bench.html#replaying', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.return_memory': ('bench.html#return_memory', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.seconds': ('bench.html#seconds', 'mtt_nb/bench.py'),
                               'mtt_nb.bench.serve': ('bench.html#serve', 'mtt_nb/bench.py'),

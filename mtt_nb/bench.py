@@ -34,9 +34,9 @@ from .unroll import adjoint_step, gradient, student_step, unroll
 
 # %% auto #0
 __all__ = ['VARIANTS', 'SIDE_BY_SIDE', 'TASKS', 'COLUMNS', 'Inputs', 'inputs', 'reference_step', 'package_step', 'errors',
-           'arithmetic', 'seconds', 'on_threads', 'peak_rates', 'libc', 'peak_growth', 'by_loader', 'meta_step',
-           'recording', 'evaluation', 'return_memory', 'serve', 'workers', 'answer', 'measure', 'Task', 'share_of_peak',
-           'processor', 'machine', 'ratio', 'table', 'bench']
+           'arithmetic', 'seconds', 'on_threads', 'peak_rates', 'libc', 'peak_growth', 'by_loader', 'replaying',
+           'meta_step', 'recording', 'evaluation', 'return_memory', 'serve', 'workers', 'answer', 'measure', 'Task',
+           'share_of_peak', 'processor', 'machine', 'ratio', 'table', 'bench']
 
 # %% ../nbs/40_bench.ipynb #7d3e4c61
 class Inputs(NamedTuple):
@@ -162,7 +162,7 @@ def peak_growth(f: Callable, device="cpu") -> int | None:
     def resident(what): return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(what))
     libc("malloc_trim", 0)  # what was freed goes back, so that its reuse counts
     try: Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    except OSError: return f() and None
+    except OSError: f(); return None
     before = resident("VmRSS")
     f()
     return resident("VmHWM") - before
@@ -188,14 +188,20 @@ def by_loader(model: FlatModel, x, y, lr, *, nets, epochs, batch_size, augment, 
             if snapshots: rows.append([p.detach().cpu().clone() for p in module.parameters()])
 
 # %% ../nbs/40_bench.ipynb #107c26f5
+@contextmanager
+def replaying(wanted: bool) -> Iterator[None]:
+    "Within it CUDA replays what is compiled, or does not"
+    before, Fast.replays = Fast.replays, wanted
+    try: yield
+    finally: Fast.replays = before
+
 def meta_step(variant: str, device, shape, batch, steps, width=128) -> Callable[[bool], None]:
     "A meta-step of N = `steps`; the small one has N = 1"
     model = FlatModel(build("convnet", shape, 10, width=width)).to(device)
     given = inputs(model, shape, batch, steps, device)
     small = given._replace(params={k: p[:1] for k, p in given.params.items()})
-    Fast.replays = variant.startswith("replayed")
     def run(little=False):
-        with repeatable(variant.endswith("tf32")): VARIANTS[variant](model, small if little else given)
+        with repeatable(variant.endswith("tf32")), replaying(variant.startswith("replayed")): VARIANTS[variant](model, small if little else given)
     return run
 
 # %% ../nbs/40_bench.ipynb #9bd4ea42
