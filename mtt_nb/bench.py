@@ -201,7 +201,8 @@ def meta_step(variant: str, device, shape, batch, steps, width=128) -> Callable[
     given = inputs(model, shape, batch, steps, device)
     small = given._replace(params={k: p[:1] for k, p in given.params.items()})
     def run(little=False):
-        with repeatable(variant.endswith("tf32")), replaying(variant.startswith("replayed")): VARIANTS[variant](model, small if little else given)
+        with repeatable(variant.endswith("tf32")), replaying(variant.startswith("replayed")):
+            VARIANTS[variant](model, small if little else given)
     return run
 
 # %% ../nbs/40_bench.ipynb #9bd4ea42
