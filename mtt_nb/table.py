@@ -89,8 +89,8 @@ class Plan:
     def settings(self) -> str:
         "JSON of what must not change while a table is being filled"
         of_data = dict(data=self.data.name, fingerprint=self.data.fingerprint)
-        of_runs = dict(budget=self.budget._asdict(), nets=self.nets, epochs=self.epochs, compile=self.compile)
-        return json.dumps(of_data | of_runs, sort_keys=True)
+        of_runs = dict(budget=self.budget._asdict(), nets=self.nets, epochs=self.epochs)
+        return json.dumps(of_data | of_runs | ({"compile": True} if self.compile else {}), sort_keys=True)
 
 # %% ../nbs/25_table.ipynb #3ad9adfb
 Say = Callable[[Cell, str], None]  # told what a cell is doing
