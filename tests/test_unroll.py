@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -77,7 +78,7 @@ def test_equals_an_independent_unroll(case, momentum, memory, soft):
 class Emulated(Replayed):
     "A replayed function whose graph is a stand-in: what it works on and what it leaves lies in the same places at every call, as on a GPU"
     def __init__(self, f, tensors):
-        self.inputs = [t.detach().clone() for t in tensors]
+        self.inputs, self.lock = [t.detach().clone() for t in tensors], threading.Lock()
         self.outputs = f(*self.inputs)
         self.graph = SimpleNamespace(replay=lambda: [old.copy_(new) for old, new in zip(tree_leaves(self.outputs), tree_leaves(f(*self.inputs))) if new is not None])
 
@@ -97,6 +98,14 @@ def test_replayed_steps_on_a_stand_in(monkeypatch, momentum, soft):
             end, path = unroll(model, wanted[0], wanted[1], wanted[3] if soft else ys, wanted[2], momentum=momentum, compile=compile, return_path=True)
             results[compile] += [end.detach(), path, *torch.autograd.grad(end.square().sum(), wanted)]
     for ours, theirs in zip(results[True], results[False], strict=True): assert (ours - theirs).norm() <= 1e-12 * theirs.norm()
+
+
+def test_calls_of_a_replayed_function_from_several_threads_do_not_mix():
+    "Its inputs are filled, it is replayed and its outputs are copied before another thread's call begins"
+    def slow(x): time.sleep(0.002); return x + 1
+    replayed = Emulated(slow, (torch.zeros(3),))
+    with ThreadPoolExecutor(8) as pool: results = list(pool.map(lambda k: replayed(torch.full((3,), float(k)))[0].item(), range(40)))
+    assert results == [k + 1.0 for k in range(40)]
 
 
 def test_a_recording_takes_any_layout_in_memory(monkeypatch):
