@@ -12,7 +12,7 @@ from torch import Tensor
 from .data import ImageData, require_counts, seeded
 from .distiller import Distiller
 from .evaluate import Evaluation, accuracies
-from .models import FlatModel, features, rebuilt, training_loss
+from .models import FlatModel, features, network_of, training_loss
 from .settings import Config, require, require_batch, require_positive
 from .speed import repeatable
 from .synthetic import SyntheticSet, require_same_data
@@ -114,7 +114,7 @@ def evaluate_steps(
     require_same_data("the set", synthetic.meta, data)
     require_counts(nets=nets)
     if "rates" not in synthetic.meta: raise ValueError(f"{synthetic} has no learned steps: use evaluate")
-    model = (rebuilt(synthetic.meta["network"]) if model is None else FlatModel(model)).to(data.device)
+    model = network_of(synthetic.meta["network"], model).to(data.device)
     g, batches = seeded(seed, "evaluate", device=data.device), torch.tensor(synthetic.meta["batches"], device=data.device)
     thetas, dsa = torch.stack([model.init(g) for _ in range(nets)]), synthetic.augment
     x = dsa(synthetic.images.to(data.device)[batches], dsa.sample(tuple(batches.shape), data.shape, g))

@@ -4,7 +4,6 @@
 
 # %% ../nbs/08_evaluate.ipynb #d330b82c
 from __future__ import annotations
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from .augment import DSA, augmented
 from .data import ImageData, require_counts, seeded
 from .distiller import ALONE
 from .experts import require_network
-from .models import FlatModel, build, by_spec, ensemble_logits, forward_blocks, rebuilt, training_loss
+from .models import FlatModel, build, ensemble_logits, forward_blocks, network_of, training_loss
 from .speed import by_blocks, fast, repeatable
 from .synthetic import SyntheticSet, choose_per_class, describe, require_same_data
 
@@ -120,8 +119,7 @@ def evaluate(
     if not isinstance(synthetic, SyntheticSet): raise ValueError(f"{synthetic!r}: must be a SyntheticSet, not a file's name")
     require_same_data("the set", synthetic.meta, data)
     require_counts(nets=nets, epochs=epochs, batch_size=batch_size)
-    if model is None: model = by_spec(json.dumps(synthetic.meta["network"]))
-    model = (model if isinstance(model, FlatModel) else FlatModel(model)).to(data.device)
+    model = network_of(synthetic.meta["network"], model).to(data.device)
     require_network(model, data)
     x, y = data.part(split)
     images, labels = synthetic.images.to(data.device), synthetic.labels.to(data.device)
@@ -142,7 +140,7 @@ def networks_by_name(
     own, names = synthetic.meta["network"], list(names)
     for n in names:
         if not isinstance(n, str): raise ValueError(f"{type(n).__name__} is no name: give networks of your own as a dict by name")
-    return {n: rebuilt(own) if n == own["name"] else FlatModel(build(n, data.shape, data.n_classes)) for n in names}
+    return {n: network_of(own) if n == own["name"] else FlatModel(build(n, data.shape, data.n_classes)) for n in names}
 
 def cross_architecture(
     synthetic: SyntheticSet,

@@ -453,7 +453,7 @@ def store_experts(
     augment: DSA | None = None,
 ) -> ExpertBuffer:
     "Store experts of another program, all or none; ValueError for those of other data, another network or another order"
-    path, model, files = Path(path), FlatModel(model).to(data.device), []
+    path, model = Path(path), FlatModel(model).to(data.device)
     require_dsa(augment)
     require_network(model, data)
     if _headers(path): raise ValueError(f"{path} already holds experts: choose another folder")
@@ -461,7 +461,7 @@ def store_experts(
     some = data.x_train[:2000], data.y_train[:2000]
     share = some[1].bincount().max().item() / len(some[1])  # of the most frequent class
     bar = min(share + 3 * math.sqrt(share * (1 - share) / len(some[1])), (1 + share) / 2)  # three standard errors above a guess
-    try:
+    with tempfile.TemporaryDirectory(dir=path, prefix=".store-") as folder:
         for i, theta in enumerate(t.float() for t in paths):
             if theta.ndim != 2 or theta.shape[1] != model.n_params or len(theta) < 2 or not theta.isfinite().all():
                 raise ValueError(f"expert {i} {tuple(theta.shape)}: must be finite numbers [epochs + 1, {model.n_params}]")
@@ -472,10 +472,7 @@ def store_experts(
             right = accuracy(model, theta[-1].to(data.device), data.x_val, data.y_val) if len(data.x_val) else None
             settings = _settings(data, model, augment=augment, lr=lr, batch_size=batch_size, epochs=epochs, seed=None,
                                  dtype="float32", tf32=None)
-            files.append(_file(path, i))
             reports = [Epoch(i, t, None, right if t == epochs else None) for t in range(1, epochs + 1)]
-            _store(path, i, theta, reports, settings)
-        return ExpertBuffer(path)
-    except BaseException:
-        for file in files: file.unlink(missing_ok=True)
-        raise
+            _store(Path(folder), i, theta, reports, settings)
+        for file in reversed(ExpertBuffer(folder).files): file.replace(path / file.name)  # without the first there are none
+    return ExpertBuffer(path)

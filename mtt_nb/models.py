@@ -24,8 +24,8 @@ from .data import blocks, plain
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
-           'build', 'FlatModel', 'require_known', 'rebuilt', 'by_spec', 'shared', 'better_together', 'vmaps',
-           'ensemble_logits', 'training_loss', 'forward_blocks', 'features', 'last_features']
+           'build', 'FlatModel', 'require_known', 'rebuilt', 'by_spec', 'shared', 'network_of', 'better_together',
+           'vmaps', 'ensemble_logits', 'training_loss', 'forward_blocks', 'features', 'last_features']
 
 # %% ../nbs/03_models.ipynb #4c9e17c1
 NORMS = {
@@ -251,8 +251,15 @@ def by_spec(spec: str) -> FlatModel:
 def shared(model: FlatModel) -> FlatModel:
     "Of all networks built like this one, the one that `by_spec` gives; a network of your own, or one changed since, as it is"
     if "shape" not in model.spec: return model
-    own = by_spec(json.dumps(model.spec))
-    return own if repr(own.module) == repr(model.module) else model
+    alike = by_spec(json.dumps(model.spec))
+    return alike if repr(alike.module) == repr(model.module) else model
+
+def network_of(
+    spec: dict,  # as a set or a file of experts has it
+    own: FlatModel | nn.Module | None = None,  # a network to take in its place
+) -> FlatModel:
+    "The network that a spec describes, or one of your own"
+    return by_spec(json.dumps(spec)) if own is None else shared(own if isinstance(own, FlatModel) else FlatModel(own))
 
 # %% ../nbs/03_models.ipynb #e217c493
 TOGETHER = {"cpu": 5e7}  # most pixels of a batch times parameters for which networks together are faster than one by one

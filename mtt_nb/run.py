@@ -24,7 +24,7 @@ from .distiller import ALONE, Distiller, JsonLines, load_checkpoint, require_sam
 from .evaluate import Evaluation, accuracies, evaluate, evaluate_random, full_set, train_networks
 from .experts import Damaged, check_writable, differences, read_meta
 from .history import History, Recorder
-from .models import FlatModel, shared
+from .models import FlatModel
 from .plots import plot_accuracies, plot_curves, plot_images
 from .published import markdown_table
 from .settings import require, require_numbers, require_positive
@@ -70,7 +70,7 @@ class Protocol:
 # %% ../nbs/39_run.ipynb #10f6c73a
 def look(synthetic: SyntheticSet, data: ImageData, protocol: Protocol, model: FlatModel, ranks=ALONE) -> dict:
     "What a validation logs: its rules, and mean and spread of its networks on validation and, if asked, test images"
-    model, n, seen = shared(model).to(data.device), protocol.val_nets, dict(protocol=protocol.validation)
+    n, seen = protocol.val_nets, dict(protocol=protocol.validation)
     options = protocol.options(nets=n, augment=synthetic.augment, stream="validate")  # not the networks of the test
     with repeatable():
         thetas = train_networks(model, synthetic.images, synthetic.labels, synthetic.lr, rows=ranks.rows(n), **options)

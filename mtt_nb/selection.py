@@ -11,12 +11,12 @@ from torch import Tensor
 from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
-from .models import FlatModel, last_features, rebuilt
+from .models import FlatModel, last_features, network_of
 from .speed import repeatable
 from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, re-exported
 
 # %% auto #0
-__all__ = ['herd', 'Watching', 'per_class', 'selected', 'own_network', 'herding', 'forgetting_events', 'watch', 'forgetting']
+__all__ = ['herd', 'Watching', 'per_class', 'selected', 'herding', 'forgetting_events', 'watch', 'forgetting']
 
 # %% ../nbs/20_selection.ipynb #170cd010
 def herd(
@@ -54,10 +54,6 @@ def selected(data: ImageData, pick: Tensor, method: str, network: dict, augment:
     meta = describe(data, network, augment, method=method, ipc=len(pick) // data.n_classes, seed=seed)
     return SyntheticSet(data.x_train[pick], data.y_train[pick], lr, meta, data.transform)
 
-def own_network(model, network: dict, data: ImageData) -> FlatModel:
-    "A network of your own, or else the one that `network` describes, on the device of the data"
-    return (rebuilt(network) if model is None else FlatModel(model)).to(data.device)
-
 # %% ../nbs/20_selection.ipynb #686fd20d
 @repeatable()
 def herding(
@@ -72,7 +68,7 @@ def herding(
     model: FlatModel | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images whose mean feature in a trained network stays nearest to that of the class"
-    model, g, w = own_network(model, network, data), seeded(seed, "herding", device=data.device), watching
+    model, g, w = network_of(network, model).to(data.device), seeded(seed, "herding", device=data.device), watching
     theta = model.init(g)
     last_features(model, theta, data.x_train[:1])  # an error now, not after the training
     for _ in range(w.epochs): theta, _ = train_epoch(model, theta, data.x_train, data.y_train, w.lr, w.batch_size, None, g)
@@ -122,7 +118,7 @@ def forgetting(
     model: FlatModel | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images that are forgotten most often, those never learned first; among ties, the larger loss first"
-    model = own_network(model, network, data)
+    model = network_of(network, model).to(data.device)
     right, losses = watch(data, model, seeded(seed, "forgetting", device=data.device), watching)
     events, rank = forgetting_events(right), losses.argsort().argsort() / len(losses)  # below 1: it only breaks ties
     score = torch.nan_to_num(events, posinf=watching.epochs) + rank

@@ -224,9 +224,8 @@ class Fast:
     def __call__(self, *tensors: Tensor):
         tensors = tuple(t.contiguous() for t in tensors)  # as views are recorded for one layout in memory
         switches = [_setting(*switch) for switch in _switches()] if tensors[0].is_cuda else ()
-        kind = tensors[0].device.type
-        casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        cast = casts and torch.get_autocast_dtype(kind)  # which is recorded, too
+        kind = tensors[0].device.type  # where autocast, which is recorded too, may be on
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         key = *switches, cast, *((t.shape, t.dtype, t.device) for t in tensors)
         if key not in self.made: self.made[key] = self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)
