@@ -79,9 +79,9 @@ class DD(Distiller):
         "The mean cross-entropy on real images after N steps with these images [n,C,H,W] and rates [N], from random starts"
         c, g, b = self.config, self.generator, self.batches
         thetas = torch.stack([self.model.init(g) for _ in range(c.networks)])
-        x = self.augment(images[b], self.augment.sample(tuple(b.shape), self.data.shape, g))
-        xs, ys = (t[:, None].expand(len(b), c.networks, *t.shape[1:]) for t in (x, self.labels[b]))
-        ends = unroll(self.model, thetas, xs, ys, log_rates.exp(), memory=c.memory)
+        rows = b[:, None].expand(-1, c.networks, -1)  # every network has its own augmentations
+        xs = self.augment(images, self.augment.sample(tuple(rows.shape), self.data.shape, g), rows)
+        ends = unroll(self.model, thetas, xs, self.labels[rows], log_rates.exp(), memory=c.memory)
         x, y = real_batch(self.data, c.batch_real, g)
         return training_loss(self.model, ends, x.expand(len(ends), *x.shape), y.expand(len(ends), -1)).mean()
 
@@ -117,8 +117,9 @@ def evaluate_steps(
     model = network_of(synthetic.meta["network"], model).to(data.device)
     g, batches = seeded(seed, "evaluate", device=data.device), torch.tensor(synthetic.meta["batches"], device=data.device)
     thetas, dsa = torch.stack([model.init(g) for _ in range(nets)]), synthetic.augment
-    x = dsa(synthetic.images.to(data.device)[batches], dsa.sample(tuple(batches.shape), data.shape, g))
-    xs, ys = (t[:, None].expand(len(t), nets, *t.shape[1:]) for t in (x, synthetic.labels.to(data.device)[batches]))
+    rows = batches[:, None].expand(-1, nets, -1)  # every network has its own augmentations
+    xs = dsa(synthetic.images.to(data.device), dsa.sample(tuple(rows.shape), data.shape, g), rows)
+    ys = synthetic.labels.to(data.device)[rows]
     with torch.no_grad(): ends = unroll(model, thetas, xs, ys, torch.tensor(synthetic.meta["rates"], device=data.device))
     return Evaluation(tuple(accuracies(model, ends, *data.part(split)).tolist()), split, augment=dsa.strategy)
 

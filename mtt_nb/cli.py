@@ -566,10 +566,12 @@ def serve_lab(port: int, browser: bool, *page) -> None:
         print(f"the lab is at http://localhost:{port} (Ctrl-C ends it)", flush=True)
         command = [sys.executable, "-m", "voila", str(file), f"--port={port}", "--Voila.port_retries=0", "--show_tracebacks=True",
                    "--Voila.log_level=ERROR"] + ["--no-browser"] * (not browser)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
-        with suppress(KeyboardInterrupt):
-            status = subprocess.run(command, cwd=folder).returncode  # where voila.json is
-            if status: raise ValueError(f"the page could not be served (status {status}): try another --port")
+        asked, server = [], subprocess.Popen(command, cwd=folder)  # where voila.json is
+        def end(number, _): asked.append(number); server.terminate()  # an exception here could leave a lock of `wait` taken
+        for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, end)
+        status = server.wait()
+    if signal.SIGTERM in asked: sys.exit(128 + signal.SIGTERM)
+    if status and not asked: raise ValueError(f"the page could not be served (status {status}): try another --port")
 
 # %% ../nbs/42_cli.ipynb #be14be4c
 @app.command()

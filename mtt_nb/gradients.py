@@ -33,16 +33,16 @@ def row_cosine_distance(
 
 # %% ../nbs/22_gradients.ipynb #1e2fdf64
 class ClassBatches:
-    "Random batches of every class, of one size"
+    "Random batches of every class, of one size; a class with fewer images takes all of them again and again"
     def __init__(self, y: Tensor, n_classes: int, size: int):
-        counts = torch.bincount(y, minlength=n_classes)
-        self.y, self.first = y, counts.cumsum(0) - counts
-        self.places = torch.arange(min(size, int(counts.min())), device=y.device)
+        counts = torch.bincount(y, minlength=n_classes)[:, None]
+        turns = torch.arange(min(size, int(counts.max())), device=y.device) % counts
+        self.y, self.places = y, counts.cumsum(0) - counts + turns
     def __call__(self, generator: torch.Generator) -> Tensor:
-        "Indices [K,B], none twice"
+        "Indices [K,B], none twice before all of its class"
         order = torch.rand(len(self.y), generator=generator, device=self.y.device).argsort()
         order = order[self.y[order].argsort(stable=True)]  # class by class, at random within each
-        return order[self.first[:, None] + self.places]
+        return order[self.places]
 
 # %% ../nbs/22_gradients.ipynb #58df9ce3
 @dataclass(frozen=True)

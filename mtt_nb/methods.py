@@ -80,7 +80,8 @@ def _rounds(data, ipc):  # DD: an image of each class a step, three times round
     of_data = dict(lr_step=0.001) if data.startswith("cifar") else {}
     return dict(_noise, syn_steps=max(30, 3 * ipc), batch_syn=_classes(data), **of_data)
 def _windows(data, ipc):  # LD
-    return dict(_long, window=200 if ipc * _classes(data) > 100 else 100 if data == "cifar100" else 50)
+    if data == "cifar100": return dict(_long, iterations=40_000, window=100)
+    return dict(_long, window=200 if ipc * _classes(data) > 100 else 50)
 def _classes(data): return {"cifar100": 100, "tiny-imagenet": 200}.get(data, 10)
 
 _turns = dict(outer_steps=5, outer_change=0.1, iterations=100, batch_real=64)  # so that CAFE sees several networks in 100 steps
