@@ -32,11 +32,12 @@ def apart(
     n: int | None,  # networks behind it
     there: Published,
 ) -> str:
-    "How far an accuracy is from a published one, in points and, where both numbers of networks are known, in standard errors"
+    "How far an accuracy is from a published one, in points and, where the numbers of networks are known, in standard errors"
     gap = 100 * mean - there.mean
     words = f"{abs(gap):.1f} {'above' if gap >= 0 else 'below'}"
     if None in (std, n, there.std, there.networks): return words
-    return f"{words}, {abs(gap) / math.sqrt((100 * std) ** 2 / n + there.std**2 / (there.networks - 1)):.1f} standard errors"
+    error = math.sqrt((100 * std) ** 2 / n + there.std**2 / (there.networks - 1))
+    return f"{words}, {abs(gap) / error:.1f} standard errors over networks"
 
 # %% ../nbs/40_reproduce.ipynb #1be26890
 def comparison(
