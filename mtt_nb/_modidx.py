@@ -169,6 +169,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mtt_nb.cli.fill': ('cli.html#fill', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.given': ('cli.html#given', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.grade': ('cli.html#grade', 'mtt_nb/cli.py'),
+                            'mtt_nb.cli.history_in': ('cli.html#history_in', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.judged': ('cli.html#judged', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.lab': ('cli.html#lab', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.lab_page': ('cli.html#lab_page', 'mtt_nb/cli.py'),

@@ -27,7 +27,7 @@ from .bilevel import evaluate_steps
 from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
-from .distiller import Distiller, JsonLines, require_same_run
+from .distiller import Distiller, Diverged, JsonLines, require_same_run
 from .evaluate import cross_architecture, networks_by_name
 from .evaluate import evaluate as evaluate_set
 from .experts import Damaged, ExpertBuffer, check_writable, load_tensors, record_experts
@@ -49,11 +49,12 @@ __all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
            'StopAfter', 'PresetName', 'Nets', 'EvalEpochs', 'FullData', 'Model', 'Width', 'Depth', 'Number', 'Epochs',
            'ExpertLr', 'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps',
            'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
-           'Optimizer', 'Segments', 'EvalEvery', 'Experts', 'QUICK', 'SERVER', 'pick_device', 'given', 'adapted',
-           'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main', 'announce',
-           'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
+           'Optimizer', 'Segments', 'EvalEvery', 'SkipNonfinite', 'Experts', 'QUICK', 'SERVER', 'pick_device', 'given',
+           'adapted', 'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main',
+           'announce', 'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
            'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged', 'write_accuracies', 'evaluate',
-           'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
+           'history_in', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench',
+           'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -98,7 +99,8 @@ def deadline(stop_after: str | None) -> float:
 def progress_bar(what: str, unit: str, **options) -> tqdm:
     "A bar on the first rank alone; in a file, where each update is a line, one update in half a minute"
     often = 0.1 if sys.stderr.isatty() else 30
-    return tqdm(desc=what, unit=unit, dynamic_ncols=True, mininterval=often, disable=ranks().rank > 0, **options)
+    options |= dict(mininterval=often, delay=0.1)  # none before what is refused at once
+    return tqdm(desc=what, unit=unit, dynamic_ncols=True, disable=ranks().rank > 0, **options)
 
 # %% ../nbs/42_cli.ipynb #7463054e
 def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, until=math.inf,
@@ -125,7 +127,10 @@ def learn(distiller: Distiller, data: ImageData, out: Path, protocol: Protocol, 
         def show(state):
             bar.set_postfix(loss=f"{state.loss:.3f}", lr=f"{state.lr:.4f}", refresh=False)
             bar.update(state.step - bar.n)
-        synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
+        try: synthetic = distil(distiller, data, out, protocol, observers=[show], until=until)
+        except Diverged as e:
+            keep = f", and --experts {there} to keep the experts" if (there := out / "experts").exists() else ""
+            raise ValueError(f"{e} (--skip-nonfinite). Other settings are another run: choose another --out{keep}") from None
         bar.update(total - bar.n)
     if ranks().rank: return synthetic
     if distiller.steps > total:
@@ -176,7 +181,7 @@ def main(
         say(f"\n{e}: run the same command again to resume")
         sys.exit(0 if isinstance(e, TimeUp) else 130)
     except SystemExit as e:
-        if e.code == 130: say("\nstopped; what was finished is on disk")  # Ctrl-C, of which typer makes an exit
+        if e.code == 130: say("\nstopped")  # Ctrl-C, of which typer makes an exit
         raise
     except Lost as e:
         say(f"mtt-nb: {e}: the run ends here; the same command resumes from its last checkpoint")
@@ -201,7 +206,7 @@ Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Co
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 AnyData = Annotated[str | None, typer.Option("--data", help=f"{DATA_HELP} By default that of --preset, or digits.")]
-StopAfter = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 3h30m; the same command resumes.")]
+StopAfter = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 3h30m, with status 0; the same command resumes.")]
 
 # %% ../nbs/42_cli.ipynb #8a8da94e
 PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to start from, e.g. digits-ipc1.")]
@@ -280,6 +285,7 @@ PixInit = Annotated[str | None, typer.Option(help="Initial images: real or noise
 Optimizer = Annotated[str | None, typer.Option(help="Optimiser of the images: sgd or adam.")]
 Segments = Annotated[int | None, typer.Option(help="K: segments over which a meta-step averages.")]
 EvalEvery = Annotated[int | None, typer.Option(help="Meta-steps between validations.")]
+SkipNonfinite = Annotated[bool | None, typer.Option("--skip-nonfinite", help="Leave out meta-steps that are not finite.")]
 Experts = Annotated[Path | None, typer.Option(help="Folder of experts; by default, OUT/experts is filled.")]
 
 # %% ../nbs/42_cli.ipynb #3c689d3e
@@ -336,6 +342,7 @@ def distill(
     syn_steps: SynSteps = None, expert_epochs: ExpertEpochs = None, max_start_epoch: MaxStartEpoch = None,
     lr_img: LrImg = None, lr_lr: LrLr = None, lr_teacher: LrTeacher = None, batch_syn: BatchSyn = None,
     batch_real: BatchReal = None, pix_init: PixInit = None, optimizer: Optimizer = None, segments_per_step: Segments = None,
+    skip_nonfinite: SkipNonfinite = None,
     compile: Compile = None, tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None,
     eval_every: EvalEvery = None, nets: Nets = None, eval_epochs: EvalEpochs = None,
     test_too: Annotated[bool, typer.Option(help="Test at every validation, for the paper's maximum; chooses nothing.")] = False,
@@ -353,7 +360,7 @@ def distill(
         base, method, seed=seed, ipc=ipc, iterations=iterations, syn_steps=syn_steps, expert_epochs=expert_epochs,
         max_start_epoch=max_start_epoch, lr_img=lr_img, lr_lr=lr_lr, lr_teacher=lr_teacher, batch_syn=batch_syn,
         batch_real=batch_real, pix_init=pix_init, optimizer=optimizer, segments_per_step=segments_per_step, allow_tf32=tf32,
-        compile=compile, **seen_by(buffer))
+        skip_nonfinite=skip_nonfinite, compile=compile, **seen_by(buffer))
     options = dict(zca=base.zca if zca is None else zca, limit=base.limit if limit is None else limit, size=size)
     images = load(data, root, **buffer.meta["data_options"] if buffer else options, stream=stream, device=where)
     announce(where, images)
@@ -475,17 +482,23 @@ def evaluate(
     announce(where, data)
     networks = networks_by_name(model or [synthetic.meta["network"]["name"]], synthetic, data)
     how_long = "learned steps" if learned_steps else "{epochs} epochs, batches of {batch_size}".format(**how)
+    results = {}
     def told(name, r):
+        results[name] = r
         print(f"{name:>10} ({networks[name].n_params:,} parameters): {split} accuracy {r.text} "
               f"({how['nets']} networks, {how_long})")
+        if out is not None: write_accuracies(results, networks, out)
     if learned_steps: how = dict(how=evaluate_steps, nets=how["nets"], seed=how["seed"])
     else: how |= dict(compile=bool(compile))
-    results = cross_architecture(synthetic, data, networks, split=split, progress=told, **how)
-    if out is None: return
-    write_accuracies(results, networks, out)
-    print(f"table and picture: {out}")
+    cross_architecture(synthetic, data, networks, split=split, progress=told, **how)
+    if out is not None: print(f"table and picture: {out}")
 
 # %% ../nbs/42_cli.ipynb #da3621d6
+def history_in(folder: Path) -> Path:
+    "The history in a run folder; FileNotFoundError where there is none"
+    if (file := folder / "history.safetensors").exists(): return file
+    raise FileNotFoundError(f"no file {file}: give a run with its folder; a selection has no history")
+
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="A distilled set (.safetensors).")],
@@ -502,13 +515,11 @@ def show(
     if out and out.is_dir(): raise ValueError(f"{out} is a folder: give a file for the picture, as {out / 'images.png'}")
     if not (out and out.suffix): out = (out or file).with_suffix(".png")
     for made in filter(None, (out, animation)): check_writable(made.parent)
-    history = file.with_name("history.safetensors")
-    if animation and not history.exists(): raise FileNotFoundError(f"no {history}: only a run has a film, no selection")
+    if animation:
+        from mtt_nb.history import History, film
+        print(f"film: {film(History.load(history_in(file.parent)), animation)}")
     plot_images(synthetic).savefig(out, dpi=120)
     print(f"picture: {out}")
-    if animation is None: return
-    from mtt_nb.history import History, film
-    print(f"film: {film(History.load(history), animation)}")
 
 # %% ../nbs/42_cli.ipynb #69c7acf4
 @app.command()
@@ -537,7 +548,7 @@ def lab_session(preset: str, experts: Path | str, seed: int, device: str, root: 
 def lab_replay(runs: list[Path | str]):
     "The live lab on the histories of finished runs"
     from mtt_nb.live import Live
-    return Live.replay(*[Path(r) / "history.safetensors" for r in runs], names=[Path(r).name for r in runs])
+    return Live.replay(*[history_in(Path(r)) for r in runs], names=[Path(r).name for r in runs])
 
 # %% ../nbs/42_cli.ipynb #158561cc
 def lab_page(title: str, call: str, note=""):

@@ -324,7 +324,7 @@ def film(
 ) -> Path:
     "Write `picture` after `picture`: the meta-steps on one expert, the one with most of them"
     path = Path(path)
-    if path.suffix.lower() != ".gif": raise ValueError(f"{path.name}: the film is a GIF, so its name must end in .gif")
+    if path.suffix.lower() != ".gif": raise ValueError(f"{path}: the film is a GIF, so its name must end in .gif")
     if not len(history.frames): raise ValueError("a history without frames: take some meta-steps first")
     frames, pictures = _on_one_expert(history, most), []
     expert = frames[0].get("expert")

@@ -343,7 +343,7 @@ def save_animation(
 ) -> Path:
     "Write a film of a run: images, with pixels from 0 to 1, paths in the plane, loss; ValueError for no frames, or no .gif"
     path = Path(path)
-    if path.suffix.lower() != ".gif": raise ValueError(f"{path.name}: the film is a GIF, so its name must end in .gif")
+    if path.suffix.lower() != ".gif": raise ValueError(f"{path}: the film is a GIF, so its name must end in .gif")
     if not frames: raise ValueError("no frames: give a Frame for every meta-step to show")
     if plane and any(f.student is None or (f.target is None) != (frames[0].target is None) for f in frames):
         raise ValueError("some frames lack a student's path or a target that others have: give it to all, or draw no plane")

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 
 import pytest
 import torch
+from conftest import need, wait_for
 from safetensors.torch import load_file
 
 import mtt_nb
@@ -19,6 +20,7 @@ from mtt_nb.bilevel import evaluate_steps
 from mtt_nb.cli import main, serve_lab
 from mtt_nb.data import load
 from mtt_nb.distill import JsonLines, SyntheticSet
+from mtt_nb.evaluate import Evaluation
 from mtt_nb.experts import ExpertBuffer
 
 COMMAND = [sys.executable, "-m", "mtt_nb"]
@@ -119,8 +121,27 @@ def test_a_reproduction_killed_at_each_of_its_stages_goes_on(tmp_path):
 
 def test_a_selection_has_no_film(tmp_path):
     assert run("distill", "--method", "random", "--nets", 1, "--eval-epochs", 2, "--no-full-data", "--out", "picked", cwd=tmp_path).returncode == 0
-    refused(run("show", "picked/distilled.safetensors", "--animation", "film.gif", cwd=tmp_path), "history.safetensors", "only a run has a film")
-    assert not (tmp_path / "film.gif").exists()
+    refused(run("show", "picked/distilled.safetensors", "--animation", "film.gif", cwd=tmp_path), "history.safetensors", "a selection has no history")
+    assert not (tmp_path / "film.gif").exists() and not (tmp_path / "picked/distilled.png").exists()
+    refused(run("lab", "--run", "picked", cwd=tmp_path), "a selection has no history")
+
+
+def test_a_film_of_another_kind_is_refused_before_the_picture_is_made(folder, tmp_path):
+    refused(run("show", folder / "run/distilled.safetensors", "--out", "p.png", "--animation", "films/f.mp4", cwd=tmp_path), "films/f.mp4: the film is a GIF")
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_a_run_that_diverges_says_how_to_go_on(folder, tmp_path):
+    diverging = ["distill", "--method", "dm", "--lr-img", "1e30", "--iterations", 3, "--nets", 1, "--eval-epochs", 1, "--no-full-data"]
+    refused(run(*diverging, "--out", "lost", cwd=tmp_path), "lower lr_img", "--skip-nonfinite", "another --out")
+    assert run(*diverging, "--skip-nonfinite", "--out", "kept", cwd=tmp_path).returncode == 0
+    refused(run(*SHORT, "--n", 1, "--lr-img", "1e30", "--iterations", 3, "--out", "own", cwd=tmp_path), "--experts own/experts to keep the experts")
+
+
+def test_what_is_refused_at_once_draws_no_bar(tmp_path):
+    for told in (run("table", "--methods", "nix", cwd=tmp_path), run("table", "--seeds", 0, cwd=tmp_path)):
+        refused(told)
+        assert len(told.stderr.strip().splitlines()) == 1, told.stderr
 
 
 def test_more_iterations_go_on_from_the_end(folder):
@@ -190,6 +211,19 @@ def test_a_port_that_is_taken_is_not_announced(capsys):
     with socket.create_server(("localhost", 0)) as other, pytest.raises(ValueError, match="is taken"):
         serve_lab(other.getsockname()[1], False, "title", "call")
     assert not capsys.readouterr().out
+
+
+def test_a_lab_that_is_terminated_more_than_once_ends(folder, tmp_path):
+    need("voila")
+    with socket.create_server(("localhost", 0)) as free: port = free.getsockname()[1]
+    with open(tmp_path / "log", "w") as log:
+        lab = subprocess.Popen([*COMMAND, "lab", "--run", folder / "run", "--no-browser", "--port", str(port)], stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(f"http://localhost:{port}/voila/static/nothing", lab, tmp_path / "log")
+        for _ in range(3): os.killpg(lab.pid, signal.SIGTERM)  # as `timeout` does: to the command, and to its group
+        assert lab.wait(30) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()
+    finally:
+        with suppress(ProcessLookupError): os.killpg(lab.pid, signal.SIGKILL)
 
 
 def test_damaged_files_are_named_and_kept(folder, tmp_path):
@@ -275,3 +309,13 @@ def test_other_networks_are_tried_and_written_down(folder, tmp_path):
     assert (tmp_path / "table/accuracies.md").read_text().count("\n") == 4
     assert (tmp_path / "table/accuracies.png").read_bytes()[:4] == b"\x89PNG"
     refused(run(*args, "--model", "resnet99", cwd=tmp_path), "resnet99", "vgg11")
+
+
+def test_networks_that_were_tried_before_ctrl_c_are_written_down(folder, tmp_path, monkeypatch):
+    def interrupted(*args, progress, **how):
+        progress("convnet", Evaluation((0.5, 0.7), "test"))
+        raise KeyboardInterrupt
+    monkeypatch.setattr("mtt_nb.cli.cross_architecture", interrupted)
+    done = run("evaluate", folder / "run/distilled.safetensors", "--model", "convnet", "--model", "mlp", "--out", "table", cwd=tmp_path)
+    assert done.returncode == 130 and done.stderr.strip() == "stopped", done.stderr
+    assert len((tmp_path / "table/accuracies.csv").read_text().splitlines()) == 2
