@@ -740,6 +740,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mtt_nb.run.best_validation': ('run.html#best_validation', 'mtt_nb/run.py'),
                             'mtt_nb.run.course': ('run.html#course', 'mtt_nb/run.py'),
                             'mtt_nb.run.distil': ('run.html#distil', 'mtt_nb/run.py'),
+                            'mtt_nb.run.earlier': ('run.html#earlier', 'mtt_nb/run.py'),
                             'mtt_nb.run.epochs_on_all': ('run.html#epochs_on_all', 'mtt_nb/run.py'),
                             'mtt_nb.run.go_on': ('run.html#go_on', 'mtt_nb/run.py'),
                             'mtt_nb.run.images_per_class': ('run.html#images_per_class', 'mtt_nb/run.py'),

@@ -33,9 +33,10 @@ from .synthetic import SyntheticSet, require_same_data
 
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
-           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'require_run', 'go_on', 'keep_best',
-           'kept_best', 'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class', 'results_in',
-           'tests_before', 'epochs_on_all', 'judge', 'made_with', 'accuracy_rows', 'course', 'write_report']
+           'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'require_run', 'earlier', 'go_on',
+           'keep_best', 'kept_best', 'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class',
+           'results_in', 'tests_before', 'epochs_on_all', 'judge', 'made_with', 'accuracy_rows', 'course',
+           'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -172,6 +173,14 @@ def require_run(out: Path) -> None:
     if (out / "distilled.safetensors").exists() and not any(c.exists() for c in checkpoints):
         raise ValueError(f"{out} holds a distilled set but no checkpoint of its run: choose another folder, or move the set away")
 
+def earlier(history: Path) -> History | None:
+    "The history so far; None, with a word, where it is damaged, for only the replay needs it"
+    if not history.exists(): return None
+    try: return History.load(history)
+    except Damaged as e:
+        history.replace(aside := history.with_suffix(".damaged.safetensors"))
+        print(f"{e}\ngoing on without it, now {aside.name}: a new history begins here", file=sys.stderr)
+
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
     "Bring a distiller to the state of its run folder; returns the recorder that continues its history"
     require_same_data("the run", distiller.synthetic.meta, data)
@@ -185,8 +194,7 @@ def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Reco
     if not there and distiller.steps: raise ValueError("the distiller has taken steps that no log records: give a new one")
     if there: require_files(out, distiller.steps)
     else: keep_checkpoint(distiller, checkpoint)
-    before = History.load(history) if there and history.exists() else None
-    return Recorder(distiller, every=every, history=before, total=total)
+    return Recorder(distiller, every=every, history=earlier(history) if there and not ranks.rank else None, total=total)
 
 # %% ../nbs/39_run.ipynb #41f22505
 def keep_best(distiller, seen: dict, how: dict, out: Path, log: JsonLines, recorder: Recorder) -> None:
@@ -296,7 +304,7 @@ def results_in(folder: Path | str) -> dict:
     try: stored = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError: return {}
     except ValueError: stored = None
-    if isinstance(stored, dict) and {"asked", "accuracies"} <= stored.keys(): return stored
+    if isinstance(stored, dict) and all(isinstance(stored.get(k), dict) for k in ("asked", "accuracies")): return stored
     raise ValueError(f"{file} is damaged: restore it; or delete it, and all is measured again, as if for the first time")
 
 def tests_before(out: Path | str) -> int:

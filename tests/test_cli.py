@@ -22,6 +22,7 @@ from mtt_nb.data import load
 from mtt_nb.distill import JsonLines, SyntheticSet
 from mtt_nb.evaluate import Evaluation
 from mtt_nb.experts import ExpertBuffer
+from mtt_nb.history import History
 
 COMMAND = [sys.executable, "-m", "mtt_nb"]
 EXPERTS = ["experts", "--n", "3", "--epochs", "3", "--width", "8", "--batch-size", "64", "--device", "cpu"]
@@ -241,6 +242,16 @@ def test_damaged_files_are_named_and_kept(folder, tmp_path):
     refused(run(*DISTILL, "--experts", folder / "experts", "--out", out, cwd=tmp_path), "checkpoint.safetensors", "damaged")
     assert (out / "checkpoint.safetensors").read_bytes() == b"not a checkpoint"
     refused(run("evaluate", out / "checkpoint.safetensors", cwd=tmp_path), "checkpoint.safetensors")
+
+
+def test_a_run_goes_on_without_its_damaged_history(folder, tmp_path):
+    more = [*SHORT, "--experts", folder / "experts", "--out", "run", "--iterations"]
+    assert run(*more, 2, cwd=tmp_path).returncode == 0
+    history = tmp_path / "run/history.safetensors"
+    history.write_bytes(whole := history.read_bytes()[:-50])
+    done = run(*more, 4, cwd=tmp_path)
+    assert done.returncode == 0 and "a new history begins here" in done.stderr
+    assert (tmp_path / "run/history.damaged.safetensors").read_bytes() == whole and History.load(history).step == 4
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(folder, tmp_path):
