@@ -639,6 +639,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mtt_nb.models._DrawFrom.__init__': ('models.html#_drawfrom.__init__', 'mtt_nb/models.py'),
                                'mtt_nb.models._DrawFrom.__torch_function__': ( 'models.html#_drawfrom.__torch_function__',
                                                                                'mtt_nb/models.py'),
+                               'mtt_nb.models._description': ('models.html#_description', 'mtt_nb/models.py'),
                                'mtt_nb.models._in_a_row': ('models.html#_in_a_row', 'mtt_nb/models.py'),
                                'mtt_nb.models._redraw': ('models.html#_redraw', 'mtt_nb/models.py'),
                                'mtt_nb.models._refuse': ('models.html#_refuse', 'mtt_nb/models.py'),

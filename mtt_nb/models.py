@@ -184,6 +184,18 @@ def _refuse(module: nn.Module) -> None:
             raise ValueError(f"{layer} has parameters but no reset_parameters(), so it cannot be initialised again: give it one")
     if next(module.parameters(), None) is None: raise ValueError(f"{type(module).__name__} has no parameters to learn")
 
+# %% ../nbs/03_models.ipynb #e218cfe3
+def _description(module: nn.Module) -> dict:
+    "How `build` made a module, if it did and the module is as it was; else what its layers are"
+    spec, by_hand = getattr(module, "spec", None), {"reset_parameters", "forward"}
+    try:
+        with torch.device("meta"): whole = repr(build(**spec)) == repr(module)
+    except (TypeError, ValueError): whole = False  # made elsewhere, perhaps with a `spec` of its own
+    for m in module.modules(): whole &= not (by_hand & vars(m).keys() or m._forward_hooks or m._forward_pre_hooks)
+    leaves = {k: repr(m) for k, m in module.named_modules() if not list(m.children())}
+    parameters = {k: list(p.shape) for k, p in module.named_parameters()}
+    return spec if whole else dict(name=type(module).__name__, parameters=parameters, layers=leaves)
+
 # %% ../nbs/03_models.ipynb #ccecd40f
 _LENT = threading.RLock()  # of several threads one at a time: else one would compute with the parameters of another
 if hasattr(os, "register_at_fork"):  # on Windows no process is forked; elsewhere a copy would wait for a thread that it lacks
@@ -199,9 +211,7 @@ class FlatModel:
         self.shapes = {name: p.shape for name, p in self.module.named_parameters()}
         self.sizes = [s.numel() for s in self.shapes.values()]
         self.n_params = sum(self.sizes)
-        self.spec = getattr(module, "spec", None) or {
-            "name": type(module).__name__, "parameters": {k: list(s) for k, s in self.shapes.items()},
-            "layers": {k: type(m).__name__ for k, m in module.named_modules() if k}}
+        self.spec = _description(module)
 
     def init(self, generator: torch.Generator) -> Tensor:
         "A random starting point [P], drawn by every layer's own rule from `generator`, on its device"
@@ -236,7 +246,6 @@ def require_known(spec: dict) -> None:
     "ValueError for the `FlatModel.spec` of a network of your own, from which it cannot be built"
     if "shape" not in spec: raise ValueError(f"{spec.get('name')} is not a network of this package: pass your own model")
 
-# %% ../nbs/03_models.ipynb #80740a9a
 def rebuilt(spec: dict) -> FlatModel:
     "The network that a `FlatModel.spec` describes; ValueError for one of your own"
     require_known(spec)

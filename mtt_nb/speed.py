@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map_only
 
 # %% auto #0
-__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'BLOCK', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient',
+__all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'RECORDING', 'BLOCK', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient',
            'separate_gradients', 'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product',
            'gradient_as_product', 'channels_last', 'channels_last_gradient', 'first_of', 'recorded', 'compiled',
            'Replayed', 'Fast', 'fast', 'by_blocks', 'repeatable']
@@ -211,6 +211,8 @@ def _setting(where, name: str):
     except RuntimeError: return None
 
 # %% ../nbs/03_speed.ipynb #dfdc706d
+RECORDING = threading.RLock()  # of several threads one at a time: while one records, PyTorch's modules are not as usual
+
 class Fast:
     "A function of tensors alone, compiled for each set of shapes when it first meets it; on CUDA also replayed as a CUDA graph"
     replays = True  # False: compiled only
@@ -227,7 +229,8 @@ class Fast:
         kind = tensors[0].device.type  # where autocast, which is recorded too, may be on
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         key = *switches, cast, *((t.shape, t.dtype, t.device) for t in tensors)
-        if key not in self.made: self.made[key] = self._make(tensors)
+        if key not in self.made:
+            with RECORDING: self.made[key] = self.made.get(key) or self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)
 
     @torch.no_grad()
@@ -278,15 +281,20 @@ def by_blocks(
 # %% ../nbs/03_speed.ipynb #8f02e009
 ONE_AT_A_TIME = threading.RLock()  # of several threads one at a time: the switches, and the arrays of a graph, exist only once
 
+_INSIDE, _COUNTING = [], threading.Lock()  # an entry for everyone within `_not_medium`: whether it was "medium" outside
+
 @contextmanager
 def _not_medium() -> Iterator[None]:
     "Without torch.set_float32_matmul_precision('medium'), which sets more switches than these, on a CPU too; then as before"
-    try: medium = torch.get_float32_matmul_precision() == "medium"
-    except RuntimeError: medium = False  # PyTorch refuses to say it where somebody used the new names
-    if medium: torch.set_float32_matmul_precision("highest")
+    with _COUNTING:
+        try: medium = _INSIDE[0] if _INSIDE else torch.get_float32_matmul_precision() == "medium"
+        except RuntimeError: medium = False  # PyTorch refuses to say it where somebody used the new names
+        if medium: torch.set_float32_matmul_precision("highest")
+        _INSIDE.append(medium)
     try: yield
     finally:
-        if medium: torch.set_float32_matmul_precision("medium")
+        with _COUNTING:
+            if _INSIDE.pop() and not _INSIDE: torch.set_float32_matmul_precision("medium")  # by the last who leaves
 
 @contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
