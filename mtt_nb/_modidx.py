@@ -831,6 +831,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mtt_nb.speed.as_product': ('speed.html#as_product', 'mtt_nb/speed.py'),
                               'mtt_nb.speed.as_weight_gradient': ('speed.html#as_weight_gradient', 'mtt_nb/speed.py'),
                               'mtt_nb.speed.by_blocks': ('speed.html#by_blocks', 'mtt_nb/speed.py'),
+                              'mtt_nb.speed.casting': ('speed.html#casting', 'mtt_nb/speed.py'),
                               'mtt_nb.speed.channels_last': ('speed.html#channels_last', 'mtt_nb/speed.py'),
                               'mtt_nb.speed.channels_last_gradient': ('speed.html#channels_last_gradient', 'mtt_nb/speed.py'),
                               'mtt_nb.speed.compiled': ('speed.html#compiled', 'mtt_nb/speed.py'),

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 __all__ = ['aten', 'SMALL', 'REWRITTEN', 'OPTIONS', 'RECORDING', 'BLOCK', 'ONE_AT_A_TIME', 'pool', 'pool_backward', 'gradient',
            'separate_gradients', 'as_weight_gradient', 'rows', 'multiply', 'product', 'as_product',
            'gradient_as_product', 'channels_last', 'channels_last_gradient', 'first_of', 'recorded', 'compiled',
-           'Replayed', 'Fast', 'fast', 'by_blocks', 'repeatable']
+           'Replayed', 'casting', 'Fast', 'fast', 'by_blocks', 'repeatable']
 
 # %% ../nbs/03_speed.ipynb #d107eee8
 def _tiles(x: Tensor, size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
@@ -213,6 +213,11 @@ def _setting(where, name: str):
 # %% ../nbs/03_speed.ipynb #dfdc706d
 RECORDING = threading.RLock()  # of several threads one at a time: while one records, PyTorch's modules are not as usual
 
+def casting(kind: str) -> torch.dtype | None:
+    "The type to which autocast, which is recorded too, rounds on this kind of device now; None where it is off"
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
+
 class Fast:
     "A function of tensors alone, compiled for each set of shapes when it first meets it; on CUDA also replayed as a CUDA graph"
     replays = True  # False: compiled only
@@ -226,9 +231,7 @@ class Fast:
     def __call__(self, *tensors: Tensor):
         tensors = tuple(t.contiguous() for t in tensors)  # as views are recorded for one layout in memory
         switches = [_setting(*switch) for switch in _switches()] if tensors[0].is_cuda else ()
-        kind = tensors[0].device.type  # where autocast, which is recorded too, may be on
-        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        key = *switches, cast, *((t.shape, t.dtype, t.device) for t in tensors)
+        key = *switches, casting(tensors[0].device.type), *((t.shape, t.dtype, t.device) for t in tensors)
         if key not in self.made:
             with RECORDING: self.made[key] = self.made.get(key) or self._make(tensors)
         with torch.no_grad(): return self.made[key](*tensors)

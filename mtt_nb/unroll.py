@@ -5,11 +5,12 @@
 # %% ../nbs/05_unroll.ipynb #128b18da
 from __future__ import annotations
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 import torch
 from torch import Tensor
 from .models import training_loss
-from .speed import by_blocks, fast
+from .speed import by_blocks, casting, fast
 
 # %% auto #0
 __all__ = ['gradient', 'full_unroll', 'pull_back', 'student_step', 'adjoint_step', 'AdjointUnroll', 'unroll']
@@ -88,7 +89,7 @@ class AdjointUnroll(torch.autograd.Function):
             theta, velocity = step(theta, xs[i], ys[i], lr[i], velocity)
             path[i + 1] = theta
             if momentum: velocities[i] = velocity
-        ctx.make, ctx.model, ctx.momentum = make, model, momentum
+        ctx.make, ctx.model, ctx.momentum, ctx.cast = make, model, momentum, casting(theta.device.type)
         ctx.save_for_backward(path, velocities, xs, ys, lr)
         ctx.mark_non_differentiable(path)
         ctx.set_materialize_grads(False)  # else backward gets zeros of the size of the path
@@ -102,12 +103,13 @@ class AdjointUnroll(torch.autograd.Function):
         path, velocities, xs, ys, lr = ctx.saved_tensors
         *_, need_theta, need_x, need_y, need_lr = ctx.needs_input_grad
         dx, dy, dlr = (torch.empty_like(t) if need else None for t, need in ((xs, need_x), (ys, need_y), (lr, need_lr)))
-        nu = torch.zeros_like(lam)
+        nu, kind = torch.zeros_like(lam), lam.device.type
+        as_before = nullcontext() if casting(kind) == ctx.cast else torch.autocast(kind, ctx.cast, enabled=ctx.cast is not None)
         for i in reversed(range(len(xs))):
             wanted = i > 0 or need_theta or ctx.make is fast, need_x, need_y
             step = by_blocks(ctx.make(adjoint_step, ctx.model, ctx.momentum, wanted))
             theta, velocity = path[i].to(lam.device), velocities[i].to(lam.device) if ctx.momentum else nu  # nu: not used
-            lam, nu, d_lr, (d_x, d_y) = step(theta, xs[i], ys[i], lr[i], velocity, lam, nu)
+            with as_before: lam, nu, d_lr, (d_x, d_y) = step(theta, xs[i], ys[i], lr[i], velocity, lam, nu)
             if need_x: dx[i] = d_x
             if need_y: dy[i] = d_y
             if need_lr: dlr[i] = d_lr
