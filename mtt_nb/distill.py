@@ -152,6 +152,7 @@ class MTT(_Students):
         super().__init__(config, data, buffer, model)
         self._latest: list[Tensor] = []  # the latest path, in a list that its state shares
 
+    @torch.enable_grad()
     def step(self, segment: Segment | None = None) -> State:
         "One meta-step, on random segments or the given one; Diverged if it is not finite, with images and lr unchanged"
         began, k = time.perf_counter(), len(self.streams)

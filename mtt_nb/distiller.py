@@ -288,6 +288,7 @@ class Distiller(_Between):
         return list(after.values())
 
     @repeatable()
+    @torch.enable_grad()
     def step(self) -> State:
         "One meta-step; Diverged if it is not finite, with what is learned unchanged"
         began, lr = time.perf_counter(), self.lr.item()
