@@ -98,9 +98,8 @@ def deadline(stop_after: str | None) -> float:
 # %% ../nbs/42_cli.ipynb #04e55b62
 def progress_bar(what: str, unit: str, **options) -> tqdm:
     "A bar on the first rank alone; in a file, where each update is a line, one update in half a minute"
-    often = 0.1 if sys.stderr.isatty() else 30
-    options |= dict(mininterval=often, delay=0.1)  # none before what is refused at once
-    return tqdm(desc=what, unit=unit, dynamic_ncols=True, disable=ranks().rank > 0, **options)
+    often = dict(mininterval=0.1, delay=0.1) if sys.stderr.isatty() else dict(mininterval=30)  # delay: none before a refusal
+    return tqdm(desc=what, unit=unit, dynamic_ncols=True, disable=ranks().rank > 0, **often, **options)
 
 # %% ../nbs/42_cli.ipynb #7463054e
 def record(data: ImageData, network: dict, out: Path, augment: DSA, seed: int, n: int, epochs: int, until=math.inf,

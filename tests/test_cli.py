@@ -139,7 +139,12 @@ def test_a_run_that_diverges_says_how_to_go_on(folder, tmp_path):
     refused(run(*SHORT, "--n", 1, "--lr-img", "1e30", "--iterations", 3, "--out", "own", cwd=tmp_path), "--experts own/experts to keep the experts")
 
 
-def test_what_is_refused_at_once_draws_no_bar(tmp_path):
+class Terminal(StringIO):
+    def isatty(self): return True
+
+
+def test_what_is_refused_at_once_draws_no_bar(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "StringIO", Terminal)
     for told in (run("table", "--methods", "nix", cwd=tmp_path), run("table", "--seeds", 0, cwd=tmp_path)):
         refused(told)
         assert len(told.stderr.strip().splitlines()) == 1, told.stderr
