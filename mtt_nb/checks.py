@@ -281,7 +281,7 @@ def most_kept(f: Callable[[], object]) -> int:
     alive, most = WeakSet(), 0
     def pack(tensor):
         nonlocal most
-        alive.add(kept := Kept(tensor))
+        alive.add(kept := Kept(tensor.detach()))  # with its graph, which keeps this, it would never die
         most = max(most, len(alive))
         return kept
     try:
@@ -718,10 +718,11 @@ def _check_set(x, y, data: ImageData) -> None:
         require(y.dtype == x.dtype, f"probabilities of type {y.dtype}: they must be {x.dtype}")
         fit = (y >= 0).all() and (y.sum(1) - 1).abs().max() < 1e-3
         require(fit, "a row of probabilities must have no number below 0 and the sum 1: take the softmax of logits")
-    hard = y if y.ndim == 1 else y.argmax(1)
-    require(not hard.is_floating_point() and 0 <= hard.min() and hard.max() < k, f"classes must be whole numbers below {k}")
-    require(hard.dtype == torch.int64, f"classes of type {hard.dtype}: they must be torch.int64")
-    counts = torch.bincount(hard, minlength=k)
+        require(n % k == 0, f"{n} images with probabilities: take a multiple of {k}")  # the likeliest class need not be the image's
+        return
+    require(not y.is_floating_point() and 0 <= y.min() and y.max() < k, f"classes must be whole numbers below {k}")
+    require(y.dtype == torch.int64, f"classes of type {y.dtype}: they must be torch.int64")
+    counts = torch.bincount(y, minlength=k)
     require((counts == counts[0]).all(), f"images per class: {counts.tolist()}. Use the same number for every class")
 
 # %% ../nbs/50_checks.ipynb #df2b8f5c
