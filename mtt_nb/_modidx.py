@@ -132,6 +132,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mtt_nb.checks.finite': ('checks.html#finite', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.flat': ('checks.html#flat', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.grade': ('checks.html#grade', 'mtt_nb/checks.py'),
+                               'mtt_nb.checks.in_time': ('checks.html#in_time', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.inverse_root': ('checks.html#inverse_root', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.mistakes': ('checks.html#mistakes', 'mtt_nb/checks.py'),
                                'mtt_nb.checks.most_kept': ('checks.html#most_kept', 'mtt_nb/checks.py'),

@@ -29,13 +29,13 @@ from torch.overrides import TorchFunctionMode
 from .data import ImageData, load, seeded
 
 # %% auto #0
-__all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'verdict',
-           'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
-           'toy_sweep', 'most_kept', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted',
-           'check_shift', 'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'cycle',
-           'check_minibatches', 'points_of_rank', 'onto', 'Largest', 'check_plane', 'check_residual', 'toy_features',
-           'classes_of', 'class_means', 'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'Shell',
-           'plain', 'run_notebook', 'grade']
+__all__ = ['CHECKS', 'CUT', 'CLASSES', 'CHECKING', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check',
+           'shaped', 'verdict', 'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step',
+           'toy_walk', 'check_unroll', 'toy_sweep', 'most_kept', 'check_sweep', 'check_normalise', 'inverse_root',
+           'check_whiten', 'shifted', 'check_shift', 'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss',
+           'orders_of', 'cycle', 'check_minibatches', 'points_of_rank', 'onto', 'Largest', 'check_plane',
+           'check_residual', 'toy_features', 'classes_of', 'class_means', 'check_dm_loss', 'LinearDM', 'check_dm',
+           'copied', 'check_distill', 'Shell', 'plain', 'in_time', 'run_notebook', 'grade']
 
 # %% ../nbs/50_checks.ipynb #c2de1b1a
 class Wrong(AssertionError):
@@ -718,7 +718,7 @@ def _check_set(x, y, data: ImageData) -> None:
         require(y.dtype == x.dtype, f"probabilities of type {y.dtype}: they must be {x.dtype}")
         fit = (y >= 0).all() and (y.sum(1) - 1).abs().max() < 1e-3
         require(fit, "a row of probabilities must have no number below 0 and the sum 1: take the softmax of logits")
-        require(n % k == 0, f"{n} images with probabilities: take a multiple of {k}")  # the likeliest class need not be the image's
+        require(n % k == 0, f"{n} images with probabilities: take a multiple of {k}")  # the likeliest class may be another
         return
     require(not y.is_floating_point() and 0 <= y.min() and y.max() < k, f"classes must be whole numbers below {k}")
     require(y.dtype == torch.int64, f"classes of type {y.dtype}: they must be torch.int64")
@@ -761,6 +761,19 @@ def plain(source: str) -> str:
     except ImportError: return re.sub(r"^\s*[%!].*$", "", source, flags=re.M)  # without Jupyter: the usual ones
     return TransformerManager().transform_cell(source)
 
+# %% ../nbs/50_checks.ipynb #b81d5c02
+CHECKING = 60.0  # seconds that the checks share, on top of as many as the cells may take
+
+def in_time(seconds: float, f: Callable, words: str):
+    "What f returns, or these words if it takes longer"
+    late = threading.Timer(seconds, _thread.interrupt_main)
+    try:
+        late.start()
+        return f()
+    except KeyboardInterrupt: return words
+    finally: late.cancel()
+
+# %% ../nbs/50_checks.ipynb #3d2233c7
 def run_notebook(
     path: Path | str,
     seconds=120.0,  # for its cells; the rest is left out
@@ -782,8 +795,10 @@ def run_notebook(
     def why(name):  # of the cell that should define it, else of the first one that failed
         own = [e for i, e in errors.items() if f"def {name}(" in sources[i]]
         return (own or list(errors.values()) or [""])[0]
-    return {name: verdict(checks[name], scope[name]) if name in scope else f"{name} is not defined{why(name)}"
-            for name in asked if name in checks}
+    asked = [name for name in asked if name in checks]
+    share = (seconds + CHECKING) / max(1, len(asked))
+    return {name: in_time(share, partial(verdict, checks[name], scope[name]), f"{name} did not return within {share:g} seconds")
+            if name in scope else f"{name} is not defined{why(name)}" for name in asked}
 
 # %% ../nbs/50_checks.ipynb #06a29556
 def grade(
@@ -801,9 +816,10 @@ def grade(
                 "Path(sys.argv[2]).write_text(json.dumps(run_notebook(sys.argv[1], float(sys.argv[3]))))")
         env = dict(os.environ, MPLBACKEND="agg", PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
         command = [sys.executable, "-c", code, str(path), str(result), str(seconds)]
-        how = dict(timeout=seconds + 60, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # 60: for the checks
+        limit = 2 * seconds + CHECKING + 30  # for cells, checks and all imports
+        how = dict(timeout=limit, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         try: done = subprocess.run(command, cwd=folder, env=env, **how)
-        except subprocess.TimeoutExpired: return {"": f"it did not end within {seconds + 60:g} seconds"}
+        except subprocess.TimeoutExpired: return {"": f"it did not end within {limit:g} seconds"}
         last = (done.stderr.strip().splitlines() or ["it ended early"])[-1]
         if not result.exists(): return {"": f"it could not be run: {last}"}
         said = json.loads(result.read_text())
