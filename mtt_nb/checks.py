@@ -8,6 +8,7 @@ import _thread
 import inspect
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -26,16 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader
 from .data import ImageData, load, seeded
 
 # %% auto #0
-__all__ = ['CHECKS', 'CUT', 'CLASSES', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched', 'check', 'shaped', 'verdict',
-           'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes', 'check_step', 'toy_walk', 'check_unroll',
-           'toy_sweep', 'most_kept', 'check_sweep', 'check_normalise', 'inverse_root', 'check_whiten', 'shifted',
-           'check_shift', 'by_hand', 'flat', 'check_logits', 'check_expert', 'check_loss', 'orders_of', 'cycle',
-           'check_minibatches', 'points_of_rank', 'onto', 'Largest', 'check_plane', 'check_residual', 'toy_features',
-           'classes_of', 'class_means', 'check_dm_loss', 'LinearDM', 'check_dm', 'copied', 'check_distill', 'Shell',
-           'plain', 'run_notebook', 'grade']
+__all__ = ['CHECKS', 'IN_PLACE', 'CUT', 'CLASSES', 'CHECKING', 'Wrong', 'Unfilled', 'require', 'near', 'explain', 'watched',
+           'check', 'shaped', 'verdict', 'slope', 'finite', 'toy_model', 'toy_gradient', 'toy', 'mistakes',
+           'check_step', 'toy_walk', 'check_unroll', 'toy_sweep', 'most_kept', 'check_sweep', 'check_normalise',
+           'inverse_root', 'check_whiten', 'shifted', 'check_shift', 'by_hand', 'flat', 'check_logits', 'check_expert',
+           'check_loss', 'orders_of', 'cycle', 'check_minibatches', 'points_of_rank', 'onto', 'Largest', 'check_plane',
+           'check_residual', 'toy_features', 'classes_of', 'class_means', 'check_dm_loss', 'LinearDM', 'check_dm',
+           'copied', 'check_distill', 'Shell', 'plain', 'in_time', 'run_notebook', 'grade']
 
 # %% ../nbs/50_checks.ipynb #c2de1b1a
 class Wrong(AssertionError):
@@ -46,7 +48,6 @@ class Unfilled(Wrong):
     "An answer that was not filled in"
     def _render_traceback_(self): return [f"{self}"]
 
-# %% ../nbs/50_checks.ipynb #7b3fa621
 def require(ok, words: str) -> None:
     "Raise Wrong, in these words, unless ok"
     if not ok: raise Wrong(words)
@@ -71,6 +72,11 @@ def explain(
     raise Wrong(f"{what}: off by {far}, and not by one of the usual mistakes. Try it on numbers small enough for paper")
 
 # %% ../nbs/50_checks.ipynb #2d2319c0
+def _chance() -> tuple:
+    "The states of the global generators, of PyTorch, Python and NumPy"
+    _, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().tolist(), random.getstate(), keys.tolist(), rest
+
 def _changed(f, args, before) -> str | None:
     "The name of an argument that is no longer what it was"
     for i, (a, b) in enumerate(zip(args, before, strict=True)):
@@ -83,10 +89,11 @@ def watched(f: Callable, name: str) -> Callable:
     "The same function, which complains when it does nothing, changes an argument in place or uses the global generator"
     @wraps(f)
     def call(*args):
-        before, state = [a.detach().clone() if isinstance(a, Tensor) else a for a in args], torch.get_rng_state()
+        before, state = [a.detach().clone() if isinstance(a, Tensor) else a for a in args], _chance()
         asked = [isinstance(a, Tensor) and a.requires_grad for a in args]
         try: got = f(*args)
         except RuntimeError as e:
+            require("inplace operation" not in str(e), IN_PLACE)
             require("in-place" not in str(e), "it changes an argument in place: compute a new tensor, as in a = a - b")
             of_floats = re.search("dtype|scalar type", str(e)) and not re.search("Long|Byte|int32|int64|index", str(e))
             require(not of_floats, "float32 meets float64: the check computes in float64, so give "
@@ -101,7 +108,7 @@ def watched(f: Callable, name: str) -> Callable:
                                     "returns gradients and leaves nothing behind")
             require(a.requires_grad == was, f"it makes the caller's {n} require a gradient: call requires_grad_ on a copy")
         instead = "use the one that is passed in" if any(isinstance(a, torch.Generator) for a in args) else "do without chance"
-        require(torch.equal(torch.get_rng_state(), state), f"it draws from the global generator: {instead}")
+        require(_chance() == state, f"it draws from the global generator: {instead}")
         return got
     return call
 
@@ -137,15 +144,18 @@ def verdict(check: Callable, answer) -> str:
     return ""
 
 # %% ../nbs/50_checks.ipynb #a8207220
+IN_PLACE = "a tensor that the graph still needs was changed in place (-=, +=): compute a new one, as in a = a - b"
 CUT = "as far as autograd can see, the result does not depend on {}: the graph was cut. {}"
 
 def slope(out: Tensor, x: Tensor, words: str) -> Tensor:
     "The gradient of a scalar by autograd; Wrong, in these words, where there is none"
-    g = torch.autograd.grad(out, x, retain_graph=True, allow_unused=True)[0] if out.requires_grad else None
+    try: g = torch.autograd.grad(out, x, retain_graph=True, allow_unused=True)[0] if out.requires_grad else None
+    except RuntimeError as e:
+        require("inplace operation" not in str(e), IN_PLACE)
+        raise
     require(g is not None, words)
     return g
 
-# %% ../nbs/50_checks.ipynb #ac48dee4
 def finite(f: Callable[[Tensor], Tensor], x: Tensor, eps=1e-5) -> Tensor:
     "The gradient of a scalar function by central differences"
     steps = eps * torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape)
@@ -160,7 +170,6 @@ def toy_model(theta: Tensor, x: Tensor) -> Tensor:
 
 def _twice(theta, x, y): return finite(lambda t: F.cross_entropy(toy_model(t, x).softmax(1), y), theta)  # softmax, twice
 
-# %% ../nbs/50_checks.ipynb #9b23ff9d
 def toy_gradient(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
     "The gradient of its mean cross-entropy, without autograd"
     x = x.flatten(1)
@@ -254,24 +263,31 @@ def check_unroll(my_unroll):
     explain(dtheta, finite(partial(moved, lr=lr), theta), {}, "theta's gradient")
 
 # %% ../nbs/50_checks.ipynb #ceb3e18f
-def toy_sweep(path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, at=0, late=False) -> tuple[Tensor, Tensor]:
+def toy_sweep(
+    path, xs, ys, lr, lam, *, order=reversed, carry=True, keep=1.0, add=None, size=1, at=0, late=False
+) -> tuple[Tensor, Tensor]:
     "The adjoint sweep by finite differences, with mistakes to choose from"
-    def along(t, x, y, lam): return toy_gradient(t, x, y) @ lam
+    def along(t, x, y, lam): return size * toy_gradient(t, x, y) @ lam
+    add = -lr if add is None else add
     dxs, dlr = torch.zeros_like(xs), torch.zeros_like(lr)
     for i in order(range(len(xs))):
         t, x, y = path[i + at], xs[i], ys[i]
-        back = keep * lam - lr * finite(partial(along, x=x, y=y, lam=lam), t) if carry else lam
+        back = keep * lam + add * finite(partial(along, x=x, y=y, lam=lam), t) if carry else lam
         dxs[i] = -lr * finite(partial(along, t, y=y, lam=back if late else lam), x)
         dlr, lam = dlr - along(t, x, y, back if late else lam), back
     return dxs, dlr
 
+# %% ../nbs/50_checks.ipynb #e13f5e11
 def _sweeps(*args) -> dict[str, tuple[Tensor, Tensor]]:
     "What sweeps that go wrong find"
     return {"lambda never changes, which is the first-order shortcut: update it in every step": toy_sweep(*args, carry=False),
             "it walks from the first step to the last: a sweep begins at the end": toy_sweep(*args, order=iter),
             "each step is rebuilt at the point after it: rebuild it at the point before it": toy_sweep(*args, at=1),
             "lambda is updated too early: a step needs the lambda of the point after it": toy_sweep(*args, late=True),
-            "lambda is replaced by its correction: add the correction to it": toy_sweep(*args, keep=0.0)}
+            "lambda is replaced by its correction: add the correction to it": toy_sweep(*args, keep=0.0),
+            "the correction of lambda has the wrong sign": toy_sweep(*args, add=args[3]),
+            "the learning rate is missing in the correction of lambda": toy_sweep(*args, add=-1.0),
+            "the loss is summed over the batch: take its mean": toy_sweep(*args, size=args[2].shape[1])}
 
 # %% ../nbs/50_checks.ipynb #0dcebc17
 def most_kept(f: Callable[[], object]) -> int:
@@ -281,7 +297,7 @@ def most_kept(f: Callable[[], object]) -> int:
     alive, most = WeakSet(), 0
     def pack(tensor):
         nonlocal most
-        alive.add(kept := Kept(tensor))
+        alive.add(kept := Kept(tensor.detach()))  # with its graph, which keeps this, it would never die
         most = max(most, len(alive))
         return kept
     try:
@@ -297,7 +313,11 @@ def check_sweep(my_sweep):
     theta, xs, ys = toy(4, 3)
     lr, lam = torch.tensor(0.5).double(), torch.linspace(-1, 1, len(theta)).double()
     path, wanted = toy_walk(theta, xs, ys, lr), "return two things, the gradients of the images and of the learning rate"
-    got, wrong = my_sweep(toy_model, path, xs, ys, lr, lam), _sweeps(path, xs, ys, lr, lam)
+    try: got = my_sweep(toy_model, path, xs, ys, lr, lam)
+    except RuntimeError as e:
+        require("element 0 of tensors" not in str(e), "a step's g has no graph: autograd.grad has a flag for that")
+        raise
+    wrong = _sweeps(path, xs, ys, lr, lam)
     require(isinstance(got, (tuple, list)) and len(got) == 2, wanted)
     dxs, dlr = shaped(got[0], tuple(xs.shape), "the images' gradient"), shaped(got[1], (), "the learning rate's gradient")
     want = finite(lambda xs: toy_walk(theta, xs, ys, lr)[-1] @ lam, xs)
@@ -308,7 +328,9 @@ def check_sweep(my_sweep):
         "the images' gradients come in the order of the sweep, the last step first: reverse them": want.flip(0),
         "only the last step's images get a gradient": torch.cat([0 * want[:-1], want[-1:]])}, "the gradient of the images")
     want = finite(lambda lr: toy_walk(theta, xs, ys, lr)[-1] @ lam, lr)
-    explain(dlr, want, {words: w[1] for words, w in wrong.items()} | {
+    last = {"the learning rate's gradient takes lambda_N in every step: take the lambda of the step's end":
+            toy_sweep(path, xs, ys, lr, lam, carry=False)[1]}
+    explain(dlr, want, last | {words: w[1] for words, w in wrong.items()} | {
         "the sign of the learning rate's gradient is wrong": -want,
         "the learning rate's gradient contains only the last step: sum over all": -toy_gradient(path[-2], xs[-1], ys[-1]) @ lam,
         "the learning rate's gradient has the learning rate as a factor": lr * want,
@@ -337,6 +359,11 @@ def check_normalise(my_normalise):
     explain(shaped(my_normalise(train, x), tuple(x.shape)), (x - mean) / std, {
         "the statistics are those of x: take those of the training images": of(x, (0, 2, 3)),
         "all channels share one mean and one std: each has its own": of(train, (0, 1, 2, 3)),
+        "the statistics are those of all channels of x: take those of each channel of the training images": of(x, (0, 1, 2, 3)),
+        "the standard deviation is that of x: take that of the training images": (x - mean) / by(x, (0, 2, 3))[1],
+        "the statistics include x: take those of the training images alone": of(torch.cat([train, x]), (0, 2, 3)),
+        "each image has a mean and a std of its own: take those of the training images": of(x, (1, 2, 3)),
+        "each channel of an image has a mean and a std of its own: take those of the training images": of(x, (2, 3)),
         "each pixel has a mean and a std of its own: take one for a whole channel": of(train, 0),
         "it divides by the variance, not by the standard deviation": (x - mean) / std**2,
         "the mean is not subtracted": x / std, "it is not divided by the standard deviation": x - mean,
@@ -396,6 +423,12 @@ def shifted(x: Tensor, shift: Tensor, outside="zero") -> Tensor:
     return out
 
 # %% ../nbs/50_checks.ipynb #3a160dd4
+def _mixed(x: Tensor, shift: Tensor, sides: Tensor, grid_corners: bool) -> Tensor:
+    "Shifted by PyTorch, with another align_corners for the sampling than for the grid"
+    matrix = torch.eye(2, 3, dtype=x.dtype).repeat(len(x), 1, 1)
+    matrix[:, :, 2] = -2 * shift / sides
+    return F.grid_sample(x, F.affine_grid(matrix, x.shape, align_corners=grid_corners), align_corners=not grid_corners)
+
 def _shifts(x: Tensor, shift: Tensor) -> dict[str, Tensor]:
     "What else a shift may do"
     sides = torch.tensor([x.shape[3], x.shape[2]]).double()
@@ -414,7 +447,12 @@ def _shifts(x: Tensor, shift: Tensor) -> dict[str, Tensor]:
         "it goes half as far: from -1 to 1 an image is 2 wide, not 1": shifted(x, shift / 2),
         "it goes a little short: with align_corners=True, -1 and 1 are middles of pixels": shifted(x, shift * (1 - 1 / sides)),
         "right is divided by the height and down by the width: it is the other way round":
-            shifted(x, shift * sides / sides.flip(0))}
+            shifted(x, shift * sides / sides.flip(0)),
+        "it goes a little far: with align_corners=False, -1 and 1 are edges of pixels": shifted(x, shift * sides / (sides - 1)),
+        "it moves by whole pixels, and what leaves on one side comes back on the other": shifted(x, shift.round(), "wrap")} | {
+        f"align_corners is {of_grid} for affine_grid and {not of_grid} for grid_sample, with a pixel 2 / {wide} wide: "
+        "give both the same": _mixed(x, shift, sides - less, of_grid)
+        for of_grid in (True, False) for less, wide in ((0, "W"), (1, "(W - 1)"))}
 
 # %% ../nbs/50_checks.ipynb #60e379a7
 @check
@@ -466,16 +504,21 @@ def _epochs(theta: Tensor, x: Tensor, y: Tensor, lr: float, orders: list[Tensor]
 def _whole(theta, x, y, lr) -> dict[str, Tensor]:
     "Three epochs of one step each that go wrong"
     orders, n = [torch.arange(len(x))] * 3, len(x)
-    path = _epochs(theta, x, y, lr, orders, n)
-    return {"the first snapshot is taken after the first epoch: the start comes first": torch.cat([path[1:], path[-1:]]),
+    path, adding, total = _epochs(theta, x, y, lr, orders, n), [theta], 0
+    for _ in orders: total = total + toy_gradient(adding[-1], x, y); adding.append(adding[-1] - lr * total)
+    return {"gradients of earlier steps are added to later ones: a .grad adds up until it is reset": torch.stack(adding),
+            "the snapshots are taken at the beginning of an epoch: take them at its end": path[[0, 0, 1, 2]],
+            "the first snapshot is taken after the first epoch: the start comes first": torch.cat([path[1:], path[-1:]]),
             "the steps go up the loss: the sign of the gradient is wrong": _epochs(theta, x, y, -lr, orders, n),
             "the learning rate is missing": _epochs(theta, x, y, 1.0, orders, n),
             "the loss is summed over the batch: take its mean": _epochs(theta, x, y, lr * n, orders, n)}
 
 def _batched(theta, x, y, lr, orders) -> dict[str, Tensor]:
     "Three epochs of 4, 4 and 2 images that go wrong"
-    cut = [o[:8] for o in orders]
+    cut, loader = [o[:8] for o in orders], DataLoader(torch.arange(10), 4, shuffle=True, generator=seeded(1))
     return {"every epoch has the same order: draw a new one for each": _epochs(theta, x, y, lr, orders[:1] * 3, 4)[::3],
+            "the orders are not the generator's next: a DataLoader draws another number first":
+                _epochs(theta, x, y, lr, [torch.cat(list(loader)) for _ in orders], 4)[::3],
             "the images are not shuffled": _epochs(theta, x, y, lr, [torch.arange(10)] * 3, 4)[::3],
             "the last images of an epoch, less than a batch, are left out": _epochs(theta, x, y, lr, cut, 4)[::2],
             "an epoch takes a single step: go through all batches": _epochs(theta, x, y, lr, [o[:4] for o in orders], 4)}
@@ -588,6 +631,7 @@ class Largest(TorchFunctionMode):
             if isinstance(t, Tensor): self.n = max(self.n, t.numel())
         return out
 
+# %% ../nbs/50_checks.ipynb #362598ab
 @check
 def check_plane(my_plane):
     x, u = points_of_rank()
@@ -596,10 +640,13 @@ def check_plane(my_plane):
     require(isinstance(got, (tuple, list)) and len(got) == 2, "return two things, the centre and the two axes")
     centre = shaped(got[0], (500,), "the centre")
     require(not isinstance(got[1], Tensor) or got[1].shape != (500, 2), "the axes are columns: each should be a row, [2,P]")
+    finite = not isinstance(got[1], Tensor) or got[1].isfinite().all()
+    require(finite, "the axes are not finite: are they divided by roots near 0? eigh sorts from the smallest")
     axes, span = shaped(got[1], (2, 500), "the pair of axes"), np.linalg.svd(x.numpy(), full_matrices=False)[2]
     explain(centre, x.mean(0), {"the centre is the first point: take the mean of all": x[0]}, "the centre")
     unit = F.normalize(axes, dim=1)
-    require(((x - centre) @ unit.T).norm() > 1e-6, "along these axes the points do not differ: you took the last, not the first")
+    last = ((x - centre) @ unit.T).norm(dim=0).max() < ((x - centre) @ torch.from_numpy(u[:, 2].copy())).norm()
+    require(not last, "along these axes the points hardly differ: you took the last, not the first. eigh sorts from the smallest")
     explain(onto(unit), onto(u[:, :2].T), {
         "the mean is not subtracted before the axes are computed": onto(span[:2]),
         "these are the second and the third axis": onto(u[:, 1:3].T)}, "the plane")
@@ -718,10 +765,11 @@ def _check_set(x, y, data: ImageData) -> None:
         require(y.dtype == x.dtype, f"probabilities of type {y.dtype}: they must be {x.dtype}")
         fit = (y >= 0).all() and (y.sum(1) - 1).abs().max() < 1e-3
         require(fit, "a row of probabilities must have no number below 0 and the sum 1: take the softmax of logits")
-    hard = y if y.ndim == 1 else y.argmax(1)
-    require(not hard.is_floating_point() and 0 <= hard.min() and hard.max() < k, f"classes must be whole numbers below {k}")
-    require(hard.dtype == torch.int64, f"classes of type {hard.dtype}: they must be torch.int64")
-    counts = torch.bincount(hard, minlength=k)
+        require(n % k == 0, f"{n} images with probabilities: take a multiple of {k}")  # the likeliest class may be another
+        return
+    require(not y.is_floating_point() and 0 <= y.min() and y.max() < k, f"classes must be whole numbers below {k}")
+    require(y.dtype == torch.int64, f"classes of type {y.dtype}: they must be torch.int64")
+    counts = torch.bincount(y, minlength=k)
     require((counts == counts[0]).all(), f"images per class: {counts.tolist()}. Use the same number for every class")
 
 # %% ../nbs/50_checks.ipynb #df2b8f5c
@@ -760,6 +808,18 @@ def plain(source: str) -> str:
     except ImportError: return re.sub(r"^\s*[%!].*$", "", source, flags=re.M)  # without Jupyter: the usual ones
     return TransformerManager().transform_cell(source)
 
+CHECKING = 60.0  # seconds that the checks share, on top of as many as the cells may take
+
+def in_time(seconds: float, f: Callable, words: str):
+    "What f returns, or these words if it takes longer"
+    late = threading.Timer(seconds, _thread.interrupt_main)
+    try:
+        late.start()
+        return f()
+    except KeyboardInterrupt: return words
+    finally: late.cancel()
+
+# %% ../nbs/50_checks.ipynb #3d2233c7
 def run_notebook(
     path: Path | str,
     seconds=120.0,  # for its cells; the rest is left out
@@ -781,8 +841,10 @@ def run_notebook(
     def why(name):  # of the cell that should define it, else of the first one that failed
         own = [e for i, e in errors.items() if f"def {name}(" in sources[i]]
         return (own or list(errors.values()) or [""])[0]
-    return {name: verdict(checks[name], scope[name]) if name in scope else f"{name} is not defined{why(name)}"
-            for name in asked if name in checks}
+    asked = [name for name in asked if name in checks]
+    share = (seconds + CHECKING) / max(1, len(asked))
+    return {name: in_time(share, partial(verdict, checks[name], scope[name]), f"{name} did not return within {share:g} seconds")
+            if name in scope else f"{name} is not defined{why(name)}" for name in asked}
 
 # %% ../nbs/50_checks.ipynb #06a29556
 def grade(
@@ -800,9 +862,10 @@ def grade(
                 "Path(sys.argv[2]).write_text(json.dumps(run_notebook(sys.argv[1], float(sys.argv[3]))))")
         env = dict(os.environ, MPLBACKEND="agg", PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
         command = [sys.executable, "-c", code, str(path), str(result), str(seconds)]
-        how = dict(timeout=seconds + 60, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # 60: for the checks
+        limit = 2 * seconds + CHECKING + 30  # for cells, checks and all imports
+        how = dict(timeout=limit, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         try: done = subprocess.run(command, cwd=folder, env=env, **how)
-        except subprocess.TimeoutExpired: return {"": f"it did not end within {seconds + 60:g} seconds"}
+        except subprocess.TimeoutExpired: return {"": f"it did not end within {limit:g} seconds"}
         last = (done.stderr.strip().splitlines() or ["it ended early"])[-1]
         if not result.exists(): return {"": f"it could not be run: {last}"}
         said = json.loads(result.read_text())

@@ -150,6 +150,15 @@ def test_the_grader(tmp_path, capsys):
     assert (minibatches["exercise"], minibatches["passed"], minibatches["message"]) == ("my_minibatches", "1", "passed")
 
 
+def test_a_function_that_does_not_return_fails_alone(tmp_path, monkeypatch):
+    code = ["from mtt_nb.checks import check_loss, check_minibatches", "def my_minibatches(n, steps, size, generator):\n    while True: pass",
+            "from mtt_nb.matching import matching_loss as my_loss"]
+    path = tmp_path / "anna.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in code]), path)
+    monkeypatch.setattr(checks, "CHECKING", 0.0)
+    assert checks.run_notebook(path, 2) == {"my_loss": "", "my_minibatches": "my_minibatches did not return within 1 seconds"}
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("one after another")
 def test_a_student_in_jupyterlab(nb):
