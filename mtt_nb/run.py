@@ -267,7 +267,9 @@ def select(
         synthetic, file = make(), out / "distilled.safetensors"
         if file.exists():
             there = SyntheticSet.load(file)
-            def told(s): return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | dict(lr=s.lr), sort_keys=True)
+            def told(s):
+                made = dict(lr=s.lr, images=fingerprint(s.images.to("cpu"), s.labels.to("cpu")))
+                return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | made, sort_keys=True)
             try: require_same_run(told(there), told(synthetic))
             except ValueError as e: raise ValueError(f"{file}: {e}") from None
             return there
