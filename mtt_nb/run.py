@@ -332,7 +332,7 @@ def judge(
     ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of the same number of random images and of the full training set; kept in `results.json`"
-    file, longer = Path(out) / "results.json", epochs_on_all(protocol, len(synthetic), len(data.x_train))
+    file, lr, longer = Path(out) / "results.json", float(lr), epochs_on_all(protocol, len(synthetic), len(data.x_train))
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
                  full_epochs=longer, **protocol.options())
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
