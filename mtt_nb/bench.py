@@ -28,6 +28,7 @@ from .evaluate import train_networks
 from .experts import sgd_step, train_experts
 from .matching import matching_loss
 from .models import FlatModel, build
+from .published import markdown_table
 from .settings import require
 from .speed import Fast, fast, recorded, repeatable
 from .unroll import adjoint_step, gradient, student_step, unroll
@@ -352,13 +353,14 @@ def table(tasks: dict[str, dict], heading=True) -> str:
     "The `tasks` of the results as a table in Markdown"
     def cell(form, value): return "" if value is None else form.format(value)
     def mega(value): return None if value is None else value / 1e6
-    rows = [COLUMNS, ["---"] * len(COLUMNS)] if heading else []
+    rows = [COLUMNS]
     for name, variants in tasks.items():
         for variant, r in variants.items():
             rows.append((name, variant, cell("{:.3f}", statistics.median(r["seconds"])), cell("{:.2f}", ratio(variants, variant)),
                          cell("{:.0f}", mega(r["growth"])), cell("{:.1f}", r["work"] and r["work"] / 1e9),
                          cell("{:.0%}", r["share"]), cell("{:.1f}", r["ready"])))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    text = markdown_table(rows)
+    return text if heading else text.split("\n", 2)[2]
 
 # %% ../nbs/40_bench.ipynb #c312c142
 def bench(names: list[str] | None = None, device="cpu", threads: int | None = None, rounds: int | None = None,

@@ -381,6 +381,7 @@ def load(
     sized = {} if size is None else {"size": plain(size)}
     if sized and "size" not in inspect.signature(LOADERS[name]).parameters:
         raise ValueError(f"size {size}: the images of {name} have a fixed size; leave it out")
-    raw = LOADERS[name](None if root is None else Path(root).expanduser(), **sized)
-    data = make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit, stream=stream)
+    with torch.device("cpu"):  # whatever torch.set_default_device says
+        raw = LOADERS[name](None if root is None else Path(root).expanduser(), **sized)
+        data = make_data(name, raw, zca=zca, val_fraction=val_fraction, seed=seed, device=device, limit=limit, stream=stream)
     return replace(data, options=data.options | sized)

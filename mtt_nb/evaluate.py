@@ -119,6 +119,7 @@ def evaluate(
     if not isinstance(synthetic, SyntheticSet): raise ValueError(f"{synthetic!r}: must be a SyntheticSet, not a file's name")
     require_same_data("the set", synthetic.meta, data)
     require_counts(nets=nets, epochs=epochs, batch_size=batch_size)
+    if own is not None and len(own) != nets: raise ValueError(f"own {tuple(own.shape)}: must have a row for each of {nets} nets")
     model = network_of(synthetic.meta["network"], model).to(data.device)
     require_network(model, data)
     x, y = data.part(split)

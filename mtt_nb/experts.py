@@ -474,5 +474,6 @@ def store_experts(
                                  dtype="float32", tf32=None)
             reports = [Epoch(i, t, None, right if t == epochs else None) for t in range(1, epochs + 1)]
             _store(Path(folder), i, theta, reports, settings)
+        if not _headers(Path(folder)): raise ValueError("no experts: give the paths of at least one")
         for file in reversed(ExpertBuffer(folder).files): file.replace(path / file.name)  # without the first there are none
     return ExpertBuffer(path)

@@ -60,6 +60,7 @@ def _in_bytes(image: Image.Image) -> Image.Image:
     "The upper 8 of 16 bits"
     numbers = np.asarray(image)
     if image.mode == "F" or numbers.min() < 0 or numbers.max() > 65535: raise ValueError("not 8 or 16 bits a pixel")
+    if image.mode == "I" and 0 < numbers.max() < 256: raise ValueError("8 bits in a 32-bit file: convert it")
     return Image.fromarray((numbers >> 8).astype(np.uint8))
 
 # %% ../nbs/01_folders.ipynb #21bd082c

@@ -13,6 +13,7 @@ from .distill import MTT
 from .features import CAFE, DM, CAFEConfig, DMConfig
 from .gradients import DC, DCConfig, PairConfig
 from .kernel import KIP, KIPConfig
+from .models import FlatModel
 from .selection import forgetting, herding
 from .settings import PRESETS, Config, Preset, require_numbers, require_positive
 from .synthetic import SyntheticSet, random_selection
@@ -60,8 +61,9 @@ class Method(NamedTuple):
 def _selection(select: Callable) -> Method:
     "A rule that picks real images; `make` returns the set"
     def make(c: SelectionConfig, data, network) -> SyntheticSet:
-        augment = DSA(c.augment, mode=c.augment_mode)
-        return select(data, c.ipc, network=network.spec, augment=augment, lr=c.lr_teacher, seed=c.seed)
+        augment, model = DSA(c.augment, mode=c.augment_mode), FlatModel(network)
+        ranks = {} if select is random_selection else dict(model=model)
+        return select(data, c.ipc, network=model.spec, augment=augment, lr=c.lr_teacher, seed=c.seed, **ranks)
     return Method(make, _presets(SelectionConfig, {}, {}, augmented=True, source="the method's paper"))
 
 SELECTIONS: dict[str, Method] = {"random": _selection(random_selection), "herding": _selection(herding),

@@ -267,7 +267,9 @@ def select(
         synthetic, file = make(), out / "distilled.safetensors"
         if file.exists():
             there = SyntheticSet.load(file)
-            def told(s): return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | dict(lr=s.lr), sort_keys=True)
+            def told(s):
+                made = dict(lr=s.lr, images=fingerprint(s.images.to("cpu"), s.labels.to("cpu")))
+                return json.dumps({k: s.meta.get(k) for k in synthetic.meta} | made, sort_keys=True)
             try: require_same_run(told(there), told(synthetic))
             except ValueError as e: raise ValueError(f"{file}: {e}") from None
             return there
@@ -330,7 +332,7 @@ def judge(
     ranks=ALONE,  # over which the networks are spread
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of the same number of random images and of the full training set; kept in `results.json`"
-    file, longer = Path(out) / "results.json", epochs_on_all(protocol, len(synthetic), len(data.x_train))
+    file, lr, longer = Path(out) / "results.json", float(lr), epochs_on_all(protocol, len(synthetic), len(data.x_train))
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
                  full_epochs=longer, **protocol.options())
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)

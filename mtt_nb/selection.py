@@ -4,7 +4,7 @@
 
 # %% ../nbs/20_selection.ipynb #cda09cc6
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,11 +12,13 @@ from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
 from .models import FlatModel, last_features, network_of
+from .settings import require_numbers, require_positive
 from .speed import repeatable
 from .synthetic import SyntheticSet, choose_per_class, describe, random_selection  # noqa: F401, re-exported
 
 # %% auto #0
-__all__ = ['herd', 'Watching', 'per_class', 'selected', 'herding', 'forgetting_events', 'watch', 'forgetting']
+__all__ = ['herd', 'Watching', 'per_class', 'require_told_apart', 'selected', 'herding', 'forgetting_events', 'watch',
+           'forgetting']
 
 # %% ../nbs/20_selection.ipynb #170cd010
 def herd(
@@ -41,6 +43,9 @@ class Watching:
     epochs: int = 12
     lr: float = 0.05
     batch_size: int = 64
+    def __post_init__(self):
+        require_numbers(self)
+        require_positive(self, "epochs", "lr", "batch_size")
 
 # %% ../nbs/20_selection.ipynb #e9a29df6
 def per_class(data: ImageData, ipc: int, choose) -> Tensor:
@@ -49,9 +54,13 @@ def per_class(data: ImageData, ipc: int, choose) -> Tensor:
     members = ((data.y_train == k).nonzero()[:, 0] for k in range(data.n_classes))
     return torch.cat([m[choose(m)[:ipc]] for m in members])
 
-def selected(data: ImageData, pick: Tensor, method: str, network: dict, augment: DSA, lr: float, seed: int) -> SyntheticSet:
+def require_told_apart(values: Tensor, watching: Watching) -> None:
+    "ValueError if what a network says of the images [n,...] is not finite or always the same, as after too large steps"
+    if values.isfinite().all() and (values != values[0]).any(): return
+    raise ValueError(f"trained at lr {watching.lr}, the network tells no image from another: lower the lr of `watching`")
+
+def selected(data: ImageData, pick: Tensor, lr: float, meta: dict) -> SyntheticSet:
     "The picked training images as a set"
-    meta = describe(data, network, augment, method=method, ipc=len(pick) // data.n_classes, seed=seed)
     return SyntheticSet(data.x_train[pick], data.y_train[pick], lr, meta, data.transform)
 
 # %% ../nbs/20_selection.ipynb #686fd20d
@@ -68,12 +77,14 @@ def herding(
     model: FlatModel | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images whose mean feature in a trained network stays nearest to that of the class"
+    meta = describe(data, network, augment, method="herding", ipc=ipc, seed=seed, watching=asdict(watching))
     model, g, w = network_of(network, model).to(data.device), seeded(seed, "herding", device=data.device), watching
     theta = model.init(g)
     last_features(model, theta, data.x_train[:1])  # an error now, not after the training
     for _ in range(w.epochs): theta, _ = train_epoch(model, theta, data.x_train, data.y_train, w.lr, w.batch_size, None, g)
     phi = last_features(model, theta, data.x_train)
-    return selected(data, per_class(data, ipc, lambda m: herd(phi[m], ipc)), "herding", network, augment, lr, seed)
+    require_told_apart(phi, w)
+    return selected(data, per_class(data, ipc, lambda m: herd(phi[m], ipc)), lr, meta)
 
 # %% ../nbs/20_selection.ipynb #2561a67f
 def forgetting_events(
@@ -84,6 +95,7 @@ def forgetting_events(
     return forgotten.masked_fill(~right.any(0), torch.inf)
 
 # %% ../nbs/20_selection.ipynb #1dde99c4
+@torch.enable_grad()
 def watch(
     data: ImageData,
     model: FlatModel,
@@ -102,6 +114,7 @@ def watch(
             theta = theta.detach() - watching.lr * grad
             right[epoch, batch] = logits.argmax(1) == y
             losses[batch] += loss.detach() / watching.epochs
+    require_told_apart(losses, watching)
     return right, losses
 
 # %% ../nbs/20_selection.ipynb #800e8b73
@@ -118,9 +131,10 @@ def forgetting(
     model: FlatModel | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images that are forgotten most often, those never learned first; among ties, the larger loss first"
+    meta = describe(data, network, augment, method="forgetting", ipc=ipc, seed=seed, watching=asdict(watching))
     model = network_of(network, model).to(data.device)
     right, losses = watch(data, model, seeded(seed, "forgetting", device=data.device), watching)
     events, rank = forgetting_events(right), losses.argsort().argsort() / len(losses)  # below 1: it only breaks ties
     score = torch.nan_to_num(events, posinf=watching.epochs) + rank
     pick = per_class(data, ipc, lambda m: score[m].argsort(descending=True))
-    return selected(data, pick, "forgetting", network, augment, lr, seed)
+    return selected(data, pick, lr, meta)

@@ -135,9 +135,10 @@ def choose_per_class(
     return torch.cat(chosen)
 
 # %% ../nbs/06_synthetic.ipynb #d4b49f0c
-def describe(data: ImageData, network: dict, augment: DSA, **more) -> dict:
+def describe(data: ImageData, network: dict, augment: DSA | None, **more) -> dict:
     "The entries of `SyntheticSet.meta` that every method shares"
     require_dsa(augment)
+    augment = augment or DSA("none")
     if not isinstance(network, dict): raise ValueError(f"network is a {type(network).__name__}: must be FlatModel(network).spec")
     return dict(data=data.name, data_options=data.options, fingerprint=data.fingerprint, classes=list(data.classes),
                 network=network, augment=augment.strategy, augment_options=augment.options,

@@ -325,7 +325,9 @@ def run_table(
     methods, file = tuple(dict.fromkeys(methods)) or (*SELECTIONS, *METHODS), Path(plan.out) / "settings.json"
     plan.budget.check()
     require(seeds >= 1, "seeds", seeds, "at least 1")
-    cells = [[Cell(method, ipc, seed) for seed in range(seeds)] for ipc in dict.fromkeys(ipcs) for method in methods]
+    ipcs = list(dict.fromkeys(ipcs))
+    require(len(ipcs) > 0, "ipcs", ipcs, "one number at least")
+    cells = [[Cell(method, ipc, seed) for seed in range(seeds)] for ipc in ipcs for method in methods]
     for own in cells: plan.protocol(own[0])  # an error now, not after hours
     together(Path(plan.out) / "table.json", [])  # likewise, for a damaged one
     with alone_in(Path(plan.out)):

@@ -293,6 +293,16 @@ def test_every_kind_of_file_among_colour_files(tmp_path, mode):
     assert data.shape == (3, 20, 20) and (images > 0.999).flatten(1).all(1).sum() == 1
 
 
+def test_eight_bits_in_a_32_bit_file(tmp_path):
+    "They are refused, not read as the upper half of 16 bits, which would be black; a dark image of 16 bits is none of them"
+    dark = np.arange(64).reshape(8, 8)
+    for name, numbers in (("low", dark.astype(np.int32)), ("high", 1000 * dark.astype(np.int32)), ("black", 0 * dark.astype(np.int32)),
+                          ("dark", dark.astype(np.uint16))):
+        Image.fromarray(numbers).save(tmp_path / f"{name}.tif")
+    with pytest.raises(ValueError, match="8 bits in a 32-bit file: convert it"): decode(tmp_path / "low.tif")
+    assert [decode(tmp_path / f"{name}.tif").max() for name in ("high", "black", "dark")] == [63000 >> 8, 0, 0]
+
+
 def test_grey_folder_has_one_channel(tmp_path):
     root = tree(tmp_path / "t")
     for f in class_files(root, ["cat", "dog"])[0]: Image.open(f).convert("L").save(f)
