@@ -304,8 +304,7 @@ class Distiller(_Between):
         self.steps += 1
         images, labels = (before.get(name, getattr(self, name)).detach() for name in ("images", "labels"))
         self.after_step()
-        seconds = time.perf_counter() - began
-        return State(self.steps, loss.item(), lr, None, images, labels, grads.get("images"), seconds)
+        return State(self.steps, loss.item(), lr, None, images, labels, grads.get("images"), time.perf_counter() - began)
 
     def __iter__(self) -> Iterator[State]:
         "Meta-steps up to `config.iterations`, counted from the beginning of the run"

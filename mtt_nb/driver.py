@@ -41,8 +41,8 @@ def again(distiller) -> Callable:
     "For a Driver that was given a distiller and no function: a function that sets it back to how it is now"
     if not hasattr(distiller, "load_state_dict"):
         raise ValueError(f"{type(distiller).__name__} cannot be reset: give a function that makes it")
-    def as_now(): return {k: copy.deepcopy(v) for k, v in vars(distiller).items() if k in ("config", "augment", "labels")}
-    begin, settings = copy.deepcopy(distiller.state_dict()), as_now()
+    settings = {k: copy.deepcopy(v) for k, v in vars(distiller).items() if k in ("config", "augment", "labels")}
+    begin = copy.deepcopy(distiller.state_dict())
     def make():
         vars(distiller).update(copy.deepcopy(settings))  # first, as a state is that of a run with its settings
         distiller.load_state_dict(copy.deepcopy(begin))

@@ -290,14 +290,14 @@ _INSIDE, _COUNTING = [], threading.Lock()  # an entry for everyone within `_not_
 def _not_medium() -> Iterator[None]:
     "Without torch.set_float32_matmul_precision('medium'), which sets more switches than these, on a CPU too; then as before"
     with _COUNTING:
-        try: medium = _INSIDE[0] if _INSIDE else torch.get_float32_matmul_precision() == "medium"
+        try: medium = any(_INSIDE) or torch.get_float32_matmul_precision() == "medium"
         except RuntimeError: medium = False  # PyTorch refuses to say it where somebody used the new names
         if medium: torch.set_float32_matmul_precision("highest")
         _INSIDE.append(medium)
     try: yield
     finally:
         with _COUNTING:
-            if _INSIDE.pop() and not _INSIDE: torch.set_float32_matmul_precision("medium")  # by the last who leaves
+            if _INSIDE.pop(0) and not _INSIDE: torch.set_float32_matmul_precision("medium")  # by the last who leaves
 
 @contextmanager
 def repeatable(tf32=False) -> Iterator[None]:
