@@ -364,14 +364,16 @@ def table(tasks: dict[str, dict], heading=True) -> str:
 
 # %% ../nbs/40_bench.ipynb #c312c142
 def bench(names: list[str] | None = None, device="cpu", threads: int | None = None, rounds: int | None = None,
-          say: Callable[[str], None] = print) -> dict:  # everything JSON can hold
-    "Measure the tasks of these names; by default all, and the errors of the gradient too"
+          say: Callable[[str], None] = print, keep: Callable[[dict], None] = lambda found: None) -> dict:
+    """Measure the tasks of these names; by default all, and the errors of the gradient too.
+
+    JSON can hold what it returns, and what it gives `keep` after every task."""
     whole, names = not names, names or list(TASKS)
     if unknown := set(names) - set(TASKS): raise ValueError(f"unknown task {min(unknown)!r}: there are {'; '.join(TASKS)}")
     cuda = str(device).startswith("cuda")
     require(cuda or str(device) == "cpu", "device", device, "cpu or cuda, which have float64")
     require(threads is None or threads >= 1, "threads", threads, "at least 1")
-    with on_threads(threads): found = dict(machine=machine(device, threads), peak=peak_rates(device), tasks={})
+    with on_threads(threads): found = dict(machine=machine(device, threads), peak=peak_rates(device), tasks={}, errors={})
     if cuda: found["peak"] |= {f"{kind}, tf32": rate for kind, rate in peak_rates(device, tf32=True).items()}
     for name in names:
         task = TASKS[name]
@@ -382,6 +384,7 @@ def bench(names: list[str] | None = None, device="cpu", threads: int | None = No
             row["work"], row["share"] = share_of_peak(task, variant, row["seconds"], peak)
         found["tasks"][name] = rows
         say(table({name: rows}, heading=len(found["tasks"]) == 1))
+        keep(found)
     variants = ("reference", "constant", "compiled") + (("reference, tf32", "replayed, tf32") if cuda else ())
-    found["errors"] = errors((3, 32, 32), 10, 50, 128, device, variants) if whole else {}
+    if whole: found["errors"] = errors((3, 32, 32), 10, 50, 128, device, variants)
     return found

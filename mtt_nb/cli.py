@@ -633,8 +633,8 @@ def bench(
     if rounds is not None and rounds < 1: raise ValueError(f"rounds {rounds}: must be at least 1")
     if out.is_dir(): raise ValueError(f"{out} is a folder: give a file for the results, as {out / 'bench.json'}")
     check_writable(out.parent)  # an error now, not after half an hour
-    results = measure_all(task, pick_device(device), threads, rounds)
-    write_whole(out, json.dumps(results, indent=1))
+    def keep(found): write_whole(out, json.dumps(found, indent=1))  # what is measured outlives a Ctrl-C
+    keep(results := measure_all(task, pick_device(device), threads, rounds, keep=keep))
     for name, error in results["errors"].items(): print(f"relative error of the gradient, {name}: {error:.0e}")
     print(f"results: {out}")
 
