@@ -62,8 +62,8 @@ def _selection(select: Callable) -> Method:
     "A rule that picks real images; `make` returns the set"
     def make(c: SelectionConfig, data, network) -> SyntheticSet:
         augment, model = DSA(c.augment, mode=c.augment_mode), FlatModel(network)
-        ranks = {} if select is random_selection else dict(model=model)
-        return select(data, c.ipc, network=model.spec, augment=augment, lr=c.lr_teacher, seed=c.seed, **ranks)
+        trained = {} if select is random_selection else dict(model=model)  # which ranks the images
+        return select(data, c.ipc, network=model.spec, augment=augment, lr=c.lr_teacher, seed=c.seed, **trained)
     return Method(make, _presets(SelectionConfig, {}, {}, augmented=True, source="the method's paper"))
 
 SELECTIONS: dict[str, Method] = {"random": _selection(random_selection), "herding": _selection(herding),
