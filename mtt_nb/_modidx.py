@@ -181,6 +181,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'mtt_nb.cli.learn': ('cli.html#learn', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.main': ('cli.html#main', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.own_experts': ('cli.html#own_experts', 'mtt_nb/cli.py'),
+                            'mtt_nb.cli.panel': ('cli.html#panel', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.pick_device': ('cli.html#pick_device', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.progress_bar': ('cli.html#progress_bar', 'mtt_nb/cli.py'),
                             'mtt_nb.cli.record': ('cli.html#record', 'mtt_nb/cli.py'),

@@ -45,16 +45,16 @@ from .published import markdown_table
 from .table import Budget, Plan, Row, as_markdown, run_table
 
 # %% auto #0
-__all__ = ['app', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream', 'Device', 'Compile', 'Tf32', 'Seed', 'AnyData',
-           'StopAfter', 'PresetName', 'Nets', 'EvalEpochs', 'FullData', 'Model', 'Width', 'Depth', 'Number', 'Epochs',
-           'ExpertLr', 'BatchSize', 'Augment', 'AugmentMode', 'AtOnce', 'Dtype', 'Iterations', 'SynSteps',
-           'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher', 'BatchReal', 'BatchSyn', 'PixInit',
-           'Optimizer', 'Segments', 'EvalEvery', 'SkipNonfinite', 'Experts', 'QUICK', 'SERVER', 'pick_device', 'given',
-           'adapted', 'deadline', 'progress_bar', 'record', 'learn', 'conclude', 'say_version', 'common', 'main',
-           'announce', 'with_network', 'data_of', 'experts', 'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by',
-           'refuse_early', 'distill', 'demo', 'fill', 'table', 'reproduce', 'judged', 'write_accuracies', 'evaluate',
-           'history_in', 'show', 'export', 'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench',
-           'grade']
+__all__ = ['app', 'of_data', 'of_experts', 'of_method', 'of_test', 'DATA_HELP', 'Data', 'Root', 'Zca', 'Limit', 'Size', 'Stream',
+           'Device', 'Compile', 'Tf32', 'Seed', 'AnyData', 'StopAfter', 'PresetName', 'Nets', 'EvalEpochs', 'FullData',
+           'Model', 'Width', 'Depth', 'Number', 'Epochs', 'ExpertLr', 'BatchSize', 'Augment', 'AugmentMode', 'AtOnce',
+           'Dtype', 'Iterations', 'SynSteps', 'ExpertEpochs', 'MaxStartEpoch', 'LrImg', 'LrLr', 'LrTeacher',
+           'BatchReal', 'BatchSyn', 'PixInit', 'Optimizer', 'Segments', 'EvalEvery', 'SkipNonfinite', 'Experts',
+           'QUICK', 'SERVER', 'pick_device', 'given', 'adapted', 'deadline', 'progress_bar', 'record', 'learn',
+           'conclude', 'say_version', 'common', 'main', 'panel', 'announce', 'with_network', 'data_of', 'experts',
+           'own_experts', 'refuse_at_odds', 'choose_data', 'seen_by', 'refuse_early', 'distill', 'demo', 'fill',
+           'table', 'reproduce', 'judged', 'write_accuracies', 'evaluate', 'history_in', 'show', 'export',
+           'lab_session', 'lab_replay', 'lab_page', 'serve_lab', 'lab', 'bench', 'grade']
 
 # %% ../nbs/42_cli.ipynb #e2c6514e
 def pick_device(
@@ -190,28 +190,34 @@ def main(
         sys.exit(2)
     finally: leave()
 
+# %% ../nbs/42_cli.ipynb #66604cd6
+def panel(name: str): return partial(typer.Option, rich_help_panel=name)  # a box of its own in the help
+
+of_data, of_experts, of_method, of_test = map(panel, (
+    "Data and network", "Experts", "Settings of the method; by default those of the preset", "Evaluation"))
+
 # %% ../nbs/42_cli.ipynb #66866781
 DATA_HELP = f"Data set: {', '.join(['digits', *TORCHVISION, 'tiny-imagenet', *SUBSETS, 'folder'])}."
-Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(dict.fromkeys(name for name, _ in PRESETS))}.")]
+Data = Annotated[str, of_data(help=f"Data set: {', '.join(dict.fromkeys(name for name, _ in PRESETS))}.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the data sets; by default MTT_NB_DATA, else ~/.cache/mtt_nb.")]
-Zca = Annotated[bool | None, typer.Option("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many training images.")]
-Size = Annotated[int | None, typer.Option(help="Side to which the images of a folder are resized.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Leave the images on disk: for data that do not fit into memory.")]
+Zca = Annotated[bool | None, of_data("--zca/--no-zca", help="ZCA whitening in place of normalisation.")]
+Limit = Annotated[int | None, of_data(help="Use at most this many training images.")]
+Size = Annotated[int | None, of_data(help="Side to which the images of a folder are resized.")]
+Stream = Annotated[bool, of_data("--stream", help="Leave the images on disk: for data that do not fit into memory.")]
 
 # %% ../nbs/42_cli.ipynb #41e99195
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto takes a GPU of NVIDIA, else the CPU.")]
 Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the steps: a minute's wait, then faster.")]
 Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="Let a GPU round factors to TF32: faster, less exact.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-AnyData = Annotated[str | None, typer.Option("--data", help=f"{DATA_HELP} By default that of --preset, or digits.")]
+AnyData = Annotated[str | None, of_data("--data", help=f"{DATA_HELP} By default that of --preset, or digits.")]
 StopAfter = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 3h30m, with status 0; the same command resumes.")]
 
 # %% ../nbs/42_cli.ipynb #8a8da94e
 PresetName = Annotated[str | None, typer.Option("--preset", help="Settings to start from, e.g. digits-ipc1.")]
-Nets = Annotated[int | None, typer.Option(help="Networks trained for a reported accuracy.")]
-EvalEpochs = Annotated[int | None, typer.Option(help="Epochs for which these networks are trained.")]
-FullData = Annotated[bool, typer.Option("--full-data/--no-full-data", help="Also train on all real images, to compare.")]
+Nets = Annotated[int | None, of_test(help="Networks trained for a reported accuracy.")]
+EvalEpochs = Annotated[int | None, of_test(help="Epochs for which these networks are trained.")]
+FullData = Annotated[bool, of_test("--full-data/--no-full-data", help="Also train on all real images, to compare.")]
 
 # %% ../nbs/42_cli.ipynb #fe096e70
 def announce(device: str, data: ImageData) -> None:
@@ -221,13 +227,13 @@ def announce(device: str, data: ImageData) -> None:
     print(f"device: {device}" + (f" ({torch.get_num_threads()} threads)" if device == "cpu" else "") + f"; {data}")
 
 # %% ../nbs/42_cli.ipynb #da9e51c2
-Model = Annotated[str | None, typer.Option(help=f"Network: {', '.join(NETWORKS)}.")]
-Width = Annotated[int | None, typer.Option(help="Channels of a ConvNet, units of an MLP.")]
-Depth = Annotated[int | None, typer.Option(help="Blocks of a ConvNet.")]
-Number = Annotated[int | None, typer.Option(help="How many experts.")]
-Epochs = Annotated[int | None, typer.Option(help="Epochs of each expert; T+ + M - 1 are enough.")]
-ExpertLr = Annotated[float | None, typer.Option(help="Learning rate of the experts.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images in a batch.")]
+Model = Annotated[str | None, of_data(help=f"Network: {', '.join(NETWORKS)}.")]
+Width = Annotated[int | None, of_data(help="Channels of a ConvNet, units of an MLP.")]
+Depth = Annotated[int | None, of_data(help="Blocks of a ConvNet.")]
+Number = Annotated[int | None, of_experts(help="How many experts.")]
+Epochs = Annotated[int | None, of_experts(help="Epochs of each expert; T+ + M - 1 are enough.")]
+ExpertLr = Annotated[float | None, of_experts(help="Learning rate of the experts.")]
+BatchSize = Annotated[int | None, of_experts(help="Images in a batch.")]
 
 # %% ../nbs/42_cli.ipynb #0d82ba40
 def with_network(base: Preset, model: str | None, width: int | None, depth: int | None) -> Preset:
@@ -236,10 +242,10 @@ def with_network(base: Preset, model: str | None, width: int | None, depth: int 
     return base._replace(network=own | given(width=width, depth=depth))
 
 # %% ../nbs/42_cli.ipynb #fb3d118b
-Augment = Annotated[str | None, typer.Option(help="Operations of the augmentation, joined by _; or none.")]
-AugmentMode = Annotated[str | None, typer.Option(help="one: one operation per call; or all.")]
-AtOnce = Annotated[int | None, typer.Option(help="Experts trained side by side: faster for small networks.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, or bfloat16 for files of half the size.")]
+Augment = Annotated[str | None, of_experts(help="Operations of the augmentation, joined by _; or none.")]
+AugmentMode = Annotated[str | None, of_experts(help="one: one operation per call; or all.")]
+AtOnce = Annotated[int | None, of_experts(help="Experts trained side by side: faster for small networks.")]
+Dtype = Annotated[str | None, of_experts(help="float32, or bfloat16 for files of half the size.")]
 
 # %% ../nbs/42_cli.ipynb #ac743cf9
 def data_of(preset: str | None) -> str:
@@ -271,21 +277,21 @@ def experts(
     if not ranks().rank: print(f"{buffer}; validation accuracy after the last epoch {buffer.accuracy[:, -1].mean():.3f}")
 
 # %% ../nbs/42_cli.ipynb #1af335a3
-Iterations = Annotated[int | None, typer.Option(help="Meta-steps in all; a larger number continues a finished run.")]
-SynSteps = Annotated[int | None, typer.Option(help="N: student steps in a meta-step.")]
-ExpertEpochs = Annotated[int | None, typer.Option(help="M: epochs from start to target.")]
-MaxStartEpoch = Annotated[int | None, typer.Option(help="T+: start epochs are drawn below it.")]
-LrImg = Annotated[float | None, typer.Option(help="Step size of the images.")]
-LrLr = Annotated[float | None, typer.Option(help="Step size of the student's learning rate.")]
-LrTeacher = Annotated[float | None, typer.Option(help="Learning rate to start from; in dd, of the real images alone.")]
-BatchReal = Annotated[int | None, typer.Option(help="Real images in a meta-step; in some methods, per class.")]
-BatchSyn = Annotated[int | None, typer.Option(help="Synthetic images in a student step.")]
-PixInit = Annotated[str | None, typer.Option(help="Initial images: real or noise.")]
-Optimizer = Annotated[str | None, typer.Option(help="Optimiser of the images: sgd or adam.")]
-Segments = Annotated[int | None, typer.Option(help="K: segments over which a meta-step averages.")]
-EvalEvery = Annotated[int | None, typer.Option(help="Meta-steps between validations.")]
-SkipNonfinite = Annotated[bool | None, typer.Option("--skip-nonfinite", help="Leave out meta-steps that are not finite.")]
-Experts = Annotated[Path | None, typer.Option(help="Folder of experts; by default, OUT/experts is filled.")]
+Iterations = Annotated[int | None, of_method(help="Meta-steps in all; a larger number continues a finished run.")]
+SynSteps = Annotated[int | None, of_method(help="N: student steps in a meta-step.")]
+ExpertEpochs = Annotated[int | None, of_method(help="M: epochs from start to target.")]
+MaxStartEpoch = Annotated[int | None, of_method(help="T+: start epochs are drawn below it.")]
+LrImg = Annotated[float | None, of_method(help="Step size of the images.")]
+LrLr = Annotated[float | None, of_method(help="Step size of the student's learning rate.")]
+LrTeacher = Annotated[float | None, of_method(help="Learning rate to start from; in dd, of the real images alone.")]
+BatchReal = Annotated[int | None, of_method(help="Real images in a meta-step; in some methods, per class.")]
+BatchSyn = Annotated[int | None, of_method(help="Synthetic images in a student step.")]
+PixInit = Annotated[str | None, of_method(help="Initial images: real or noise.")]
+Optimizer = Annotated[str | None, of_method(help="Optimiser of the images: sgd or adam.")]
+Segments = Annotated[int | None, of_method(help="K: segments over which a meta-step averages.")]
+EvalEvery = Annotated[int | None, of_test(help="Meta-steps between validations.")]
+SkipNonfinite = Annotated[bool | None, of_method("--skip-nonfinite", help="Leave out meta-steps that are not finite.")]
+Experts = Annotated[Path | None, of_experts(help="Folder of experts; by default, OUT/experts is filled.")]
 
 # %% ../nbs/42_cli.ipynb #3c689d3e
 def own_experts(base: Preset, config, data: ImageData, out: Path, until: float, **options) -> ExpertBuffer:
@@ -343,7 +349,7 @@ def distill(
     batch_real: BatchReal = None, pix_init: PixInit = None, optimizer: Optimizer = None, segments_per_step: Segments = None,
     compile: Compile = None, tf32: Tf32 = None, zca: Zca = None, limit: Limit = None, size: Size = None,
     eval_every: EvalEvery = None, nets: Nets = None, eval_epochs: EvalEpochs = None, skip_nonfinite: SkipNonfinite = None,
-    test_too: Annotated[bool, typer.Option(help="Test at every validation, for the paper's maximum; chooses nothing.")] = False,
+    test_too: Annotated[bool, of_test(help="Test at every validation, for the paper's maximum; chooses nothing.")] = False,
     full_data: FullData = True, seed: Seed = 0, stop_after: StopAfter = None, stream: Stream = False, device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder; a run that was stopped there is resumed.")] = None,
 ):
@@ -465,8 +471,8 @@ def evaluate(
     model: Annotated[list[str] | None, typer.Option(help="Network to train (repeatable); by default that of the set.")] = None,
     split: Annotated[str, typer.Option(help="val, or test once all choices are made, or train.")] = "test",
     learned_steps: Annotated[bool, typer.Option("--learned-steps", help="Take the steps that DD learned, and no other.")] = False,
-    nets: Nets = None, epochs: EvalEpochs = None, batch_size: BatchSize = None, compile: Compile = None,
-    root: Root = None, seed: Annotated[int | None, typer.Option(help="Seed of the networks.")] = None,
+    nets: Nets = None, epochs: EvalEpochs = None, batch_size: Annotated[int | None, of_test(help="Images in a batch.")] = None,
+    compile: Compile = None, root: Root = None, seed: Annotated[int | None, typer.Option(help="Seed of the networks.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table (Markdown and CSV) and picture.")] = None,
     device: Device = "auto",
 ):
