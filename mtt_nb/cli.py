@@ -462,7 +462,7 @@ def write_accuracies(results: dict, networks: dict, out: Path) -> None:
     rows = [("network", "parameters", "mean", "std", *range(nets)), *(row(*item) for item in results.items())]
     (out / "accuracies.md").write_text(markdown_table([r[:4] for r in rows]) + "\n", encoding="utf-8")
     with open(out / "accuracies.csv", "w", encoding="utf-8", newline="") as file: csv.writer(file).writerows(rows)
-    plot_accuracies(results).savefig(out / "accuracies.png", dpi=120)
+    plot_accuracies(results).savefig(out / "accuracies.png")
 
 # %% ../nbs/42_cli.ipynb #925ac665
 @app.command()
@@ -522,7 +522,7 @@ def show(
     if animation:
         from mtt_nb.history import History, film
         print(f"film: {film(History.load(history_in(file.parent)), animation)}")
-    plot_images(synthetic).savefig(out, dpi=120)
+    plot_images(synthetic).savefig(out)
     print(f"picture: {out}")
 
 # %% ../nbs/42_cli.ipynb #69c7acf4

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
@@ -134,21 +135,29 @@ def _clipped(sets: Sequence[SyntheticSet]) -> str:
     beyond = sum(((x - 0.5).abs() > 0.5 + 0.5 / 255).sum().item() for x in values)
     return f"{beyond / sum(x.numel() for x in values):.1%} lie beyond and are clipped"
 
-def _fit(name: str, dots: float) -> str:
-    "As much of a name as there is room for, at 8 points"
-    most = max(int(dots / 6.2), 2)
-    return name if len(name) <= most else name[: most - 1] + "\u2026"
+def _dots(text: str) -> float:
+    "The width of a text of 8 points"
+    return TextPath((0, 0), text, size=8).get_extents().width * 100 / 72 if text else 0.0
+
+def _fit(name: str, room: float) -> str:
+    "As much of a name as there is room for, in dots"
+    if _dots(name) <= room: return name
+    return next((cut for k in range(len(name) - 1, 1, -1) if _dots(cut := f"{name[:k]}\u2026") <= room), f"{name[:1]}\u2026")
+
+def _zoom(side: int, columns: int) -> int:
+    "Dots for each pixel: an image of about 48 dots, or less for a wall of at most 800"
+    return max(1, min(round(48 / side), 800 // (columns * (side + 1))))
 
 # %% ../nbs/11_plots.ipynb #24a2469b
 def _wall(
     rows: list[Tensor],  # images in [0,1], each row [columns,C,H,W]
-    above: list[list[str]],  # names over the images of each row; an empty list for none, and no room for them
+    above: list[list[str]],  # names over the images of each row; "" leaves room to the one before
     beside: list[str],  # a name in front of every row; an empty list for none
     note: str,  # follows the words on the pixel scale
 ) -> Picture:
     "Rows of images, each pixel a square of whole dots on the screen"
     side, columns = rows[0].shape[-1], max(len(r) for r in rows)
-    zoom = max(1, min(round(48 / side), 800 // (columns * (side + 1))))
+    zoom = _zoom(side, columns)
     strips = [image_grid(r, columns=len(r), zoom=zoom) for r in rows]
     note = f"pixels from 0 to 1, {zoom}x{zoom} dots each; {note}"
     left = 4 + max((min(7 * len(b), 110) + 8 for b in beside), default=0)
@@ -161,8 +170,9 @@ def _wall(
     for i, (strip, names, top) in enumerate(zip(strips, above, tops[:-1], strict=True)):
         y, (h, w) = int(top) + (14 if names else 0), strip.shape[:2]
         ax.imshow(strip, extent=(left, left + w, y + h, y), interpolation="nearest")
+        room = (side + 1) * zoom * next((k for k, name in enumerate(names[1:], 1) if name), 1) - 4
         for j, name in enumerate(names):
-            ax.text(left + ((side + 1) * j + side / 2) * zoom, y - 4, _fit(name, (side + 1) * zoom), ha="center", fontsize=8)
+            ax.text(left + ((side + 1) * j + side / 2) * zoom, y - 4, _fit(name, room), ha="center", fontsize=8)
         if beside: ax.text(left - 5, y + h / 2, _fit(beside[i], 110), ha="right", va="center", fontsize=8)
     ax.text(left, height - 8, note, fontsize=8, color=QUIET)
     ax.set(xlim=(0, width), ylim=(height, 0))
@@ -195,6 +205,9 @@ def plot_filmstrip(
     first = [names.index(n) for n in dict.fromkeys(names)][:10]
     shown = torch.stack([s.display()[first] for s in sets], 1)  # [rows,columns,C,H,W]
     steps = [f"{'step ' if i == 0 else ''}{step:,}" for i, (step, _) in enumerate(snapshots)]
+    side = shown.shape[-1]
+    every = math.ceil((max(map(_dots, steps)) + 4) / ((side + 1) * _zoom(side, len(sets))))
+    steps = [step if i % every == 0 else "" for i, step in enumerate(steps)]
     return _wall(list(shown), [steps] + [[]] * (len(first) - 1), [names[i] for i in first], _clipped(sets))
 
 # %% ../nbs/11_plots.ipynb #68ef4c41
@@ -224,7 +237,8 @@ def draw_loss(ax, log: Sequence[dict]) -> None:
 # %% ../nbs/11_plots.ipynb #58b57197
 def draw_lr(ax, log: Sequence[dict]) -> None:
     "The learning rate that the student of each meta-step used"
-    ax.plot(*_series(log, "lr"), color="black")
+    steps, lr = _series(log, "lr")
+    ax.plot(steps, lr, color="black", marker="." if len(lr) == 1 else None)  # a line of one point cannot be seen
     ax.set(xlabel="meta-step", ylabel="student's learning rate")
 
 def draw_accuracy(ax, log: Sequence[dict]) -> None:
@@ -271,7 +285,7 @@ def plot_accuracies(
     if baseline: ax.axvline(results[baseline].mean, color="black", linestyle="--", linewidth=1)
     nets = " or ".join(map(str, sorted({len(r.accuracies) for r in results.values()})))
     ax.set(yticks=range(len(results)), yticklabels=results, xlim=(0, 1))
-    ax.set_xlabel(f"accuracy on {split} images; networks: {nets}" + (f"; dashed: {baseline}" if baseline else ""))
+    fig.supxlabel(f"accuracy on {split} images; networks: {nets}" + (f"; dashed: {baseline}" if baseline else ""), fontsize=10)
     ax.invert_yaxis()
     return fig
 

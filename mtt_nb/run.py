@@ -431,7 +431,7 @@ def write_report(
     out, meta, log = Path(out), synthetic.meta, JsonLines.read(Path(out) / "log.jsonl")
     pictures = {"images": plot_images(synthetic), "accuracies": plot_accuracies(results)}
     if best_validation(log): pictures["curves"] = plot_curves(log)
-    for name, figure in pictures.items(): figure.savefig(out / f"{name}.png", dpi=120)
+    for name, figure in pictures.items(): figure.savefig(out / f"{name}.png")
     settings = {"data": f"{data!r}, fingerprint {data.fingerprint}", "network": json.dumps(meta["network"]),
                 "augmentation": f"{meta['augment']}, {json.dumps(meta['augment_options'])}", **meta.get("config", {}),
                 **({"experts": json.dumps(meta["experts"])} if "experts" in meta else {}),

@@ -293,7 +293,7 @@ def write_table(plan: Plan, rows: list[Row]) -> Path:  # table.md
     kept = dict(settings=json.loads(plan.settings()), made_with=here, rows=[r._asdict() for r in rows])
     for name, whole in (("table.md", text), ("table.csv", as_csv(rows)), ("table.json", json.dumps(kept, indent=1))):
         write_whole(out / name, whole)
-    if any(r.ipc for r in rows): plot_table(rows).savefig(out / "table.png", dpi=120)
+    if any(r.ipc for r in rows): plot_table(rows).savefig(out / "table.png")
     return out / "table.md"
 
 # %% ../nbs/25_table.ipynb #e7e1fb23
