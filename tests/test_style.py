@@ -81,12 +81,6 @@ def test_outputs_name_no_machine(path):
         assert "site-packages" not in json.dumps(cell.get("outputs", []))
 
 
-def test_tables_on_the_site_are_tables():
-    pages = list((NBS.parent / "_docs/html").glob("*.html"))
-    if not pages: pytest.skip("no site: make docs")
-    for page in pages: assert "<p>| " not in page.read_text(encoding="utf-8"), page.name
-
-
 @pytest.mark.parametrize("path", sorted([*NBS.glob("*.ipynb"), *NBS.glob("exercises/*.ipynb")]), ids=lambda p: p.stem)
 def test_no_widget_is_stored(path):
     "Without its kernel a widget is a line of text: of a progress bar, one that says 0 %"
