@@ -30,8 +30,9 @@ def shown(cell: dict, section: str) -> dict | None:
     text = re.sub(r"^#\|.*\n?", "", source, flags=re.M).strip("\n")
     if "hide" in directives or not text: return None
     outputs = [o for o in cell["outputs"] if not any("widget" in kind for kind in o.get("data", {}))]
-    image = dict(image=dict(alt=f"picture in the section {section}"))  # for who cannot see it
-    return cell | dict(source=text, outputs=outputs, metadata=dict(tags=["exported"] * ("export" in directives), mystnb=image))
+    axes = ", ".join(dict.fromkeys(re.findall(r'\b[xy]label="([^"]+)"', text)))
+    alt = f"picture in the section {section}" + (f", with the axes {axes}" if axes else "")  # for who cannot see it
+    return cell | dict(source=text, outputs=outputs, metadata=dict(tags=["exported"] * ("export" in directives), mystnb=dict(image=dict(alt=alt))))
 
 
 def sections(cells: list[dict]) -> list[str]:
