@@ -32,7 +32,8 @@ def shown(cell: dict, section: str) -> dict | None:
     outputs = [o for o in cell["outputs"] if not any("widget" in kind for kind in o.get("data", {}))]
     axes = ", ".join(dict.fromkeys(re.findall(r'\b[xy]label="([^"]+)"', text)))
     alt = f"picture in the section {section}" + (f", with the axes {axes}" if axes else "")  # for who cannot see it
-    return cell | dict(source=text, outputs=outputs, metadata=dict(tags=["exported"] * ("export" in directives), mystnb=dict(image=dict(alt=alt))))
+    told = dict(tags=["exported"] * ("export" in directives), mystnb=dict(image=dict(alt=alt)))
+    return cell | dict(source=text, outputs=outputs, metadata=told)
 
 
 def sections(cells: list[dict]) -> list[str]:
