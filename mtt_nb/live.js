@@ -188,6 +188,7 @@ class View {
     const top = element("div", r, { class: "mtt-row mtt-top" });
     this.status = element("span", top, { class: "mtt-status" });
     this.backButton = element("button", top, { type: "button", class: "mtt-undo-reset" }, "Undo reset");
+    this.backButton.hidden = true;
     this.error = element("div", r, { class: "mtt-error", role: "alert" });
     this.said = element("div", r, { class: "mtt-said", role: "status" });
     this.stage = element("div", r, { class: "mtt-stage" });
@@ -197,12 +198,12 @@ class View {
     const tip = "Go through the recorded meta-steps; another press stops";
     this.playButton = element("button", row, { type: "button", class: "mtt-play", title: tip }, "Play");
     this.scrub = element("input", row, { type: "range", class: "mtt-scrub", "aria-label": "meta-step shown", min: 0, max: 0, value: 0 });
-    this.scrubText = element("output", row, { class: "mtt-out" });
+    this.scrubText = element("span", row, { class: "mtt-out" });
     this.fullButton = element("button", row, { type: "button", class: "mtt-full", title: "All of the screen, large enough for a lecture hall (key f; Escape ends it)" }, "Full screen");
     const inner = element("div", r, { class: "mtt-row mtt-inner" });
     element("span", inner, { class: "mtt-lead" }, "Inside this meta-step");
     this.kScrub = element("input", inner, { type: "range", class: "mtt-k", "aria-label": "student step shown", min: 0, max: 0, value: 0 });
-    this.kText = element("output", inner, { class: "mtt-out" });
+    this.kText = element("span", inner, { class: "mtt-out" });
     this.sweepButton = element("button", inner, { type: "button", class: "mtt-sweep", title: "Which student step gives which image how much gradient" }, "Backward sweep");
     this.freeButton = element("button", inner, { type: "button", class: "mtt-free", title: "Draw start and expert at random again" }, "Random segments");
     this.chips = element("span", inner, { class: "mtt-chips", role: "group", "aria-label": "expert shown in the plane" });
@@ -220,7 +221,7 @@ class View {
     const pair = element("div", p, { class: "mtt-pair" }), side = element("div", p, { class: "mtt-side" });
     this.big = element("canvas", pair, { class: "mtt-big", role: "img", tabindex: -1, "aria-label": "the image: paint on it" });
     this.grad = element("canvas", pair, { class: "mtt-grad", role: "img", "aria-label": "gradient of the loss on its pixels" });
-    this.panelTitle = element("div", side, { class: "mtt-title" });
+    this.panelTitle = element("div", side, { class: "mtt-title", "aria-live": "polite" });
     this.panelText = element("div", side, { class: "mtt-note" });
     const tools = element("div", side, { class: "mtt-row" });
     element("label", tools, {}, "Brush").append(this.brush = element("input", null, { type: "range", min: 0, max: 255, value: 255, class: "mtt-brush", "aria-label": "brush, black to white" }),
@@ -244,7 +245,10 @@ class View {
     this.kScrub.oninput = () => { this.calm(); this.k = +this.kScrub.value; this.redraw(); };
     this.sweepButton.onclick = () => this.sweep();
     this.backButton.onclick = () => { this.send({ kind: "undo_reset" }); this.canvas.focus({ preventScroll: true }); };  // it goes away
-    this.freeButton.onclick = () => this.store.runs.forEach((r, run) => { if (r.status.pinned) this.send({ kind: "segment", run, expert: null }); });
+    this.freeButton.onclick = () => {
+      this.store.runs.forEach((r, run) => { if (r.status.pinned) this.send({ kind: "segment", run, expert: null }); });
+      this.canvas.focus({ preventScroll: true });
+    };
     this.closeButton.onclick = () => this.show(null);
     this.keepButton.onclick = () => this.settle(keepPaint);
     this.undoButton.onclick = () => this.settle(undoPaint);
@@ -329,6 +333,7 @@ class View {
     if (e.ctrlKey || e.metaKey || e.altKey) return;
     const by = e.target === this.scrub && { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[e.key];  // frames, which may be far apart
     if (by) { this.stop(); this.move(by); e.preventDefault(); }
+    if (e.target.type === "range" && e.key === " ") e.preventDefault();  // or the notebook scrolls away
     if (e.target.tagName === "INPUT" && e.key !== "Escape") { e.stopPropagation(); return; }  // or JupyterLab takes the arrow keys
     const inside = e.shiftKey, act = {
       ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
@@ -597,13 +602,17 @@ class View {
   }
 
   tiling([n, h, w], box) {  // as large as they go; a last row that is not full counts against it
-    let best = [0, 1];
-    for (let columns = 1; columns <= n; columns++) {
-      const tile = Math.min(box.w / columns, box.h / Math.ceil(n / columns) * (w / h));
-      if (tile / (n % columns ? 1.35 : 1) > best[0] / (n % best[1] ? 1.35 : 1)) best = [tile, columns];
+    const fit = columns => {
+      const tile = Math.min(box.w / columns, box.h / Math.ceil(n / columns) * (w / h)), gap = clamp(tile * 0.08, 1, 6), zoom = (tile - gap) / w;
+      const zw = zoom >= 1 ? Math.floor(zoom) * w : zoom * w, zh = zw * h / w;
+      return { columns, zw, zh, pitch: zw + gap, rise: zh + gap, worth: zw / (n % columns ? 1.35 : 1) };
+    };
+    let best = fit(1);
+    for (let columns = 2; columns <= n; columns++) {
+      const next = fit(columns);
+      if (next.worth >= best.worth) best = next;  // of two as large the one with fewer rows
     }
-    const [tile, columns] = best, gap = clamp(tile * 0.08, 1, 6), zoom = (tile - gap) / w, zw = zoom >= 1 ? Math.floor(zoom) * w : zoom * w, zh = zw * h / w;
-    return { columns, zw, zh, pitch: zw + gap, rise: zh + gap };
+    return best;
   }
 
   text(s, x, y, { color = this.ink_.text, align = "left", size = 12, bold = false, base = "alphabetic", max } = {}) {
@@ -735,7 +744,7 @@ class View {
     if (f.off) curve(f.off, ink.faint, [2, 2]);
     const label = (values, s, color, y) => this.text(`${s} ${last(values).toFixed(2)}`, in_.x + in_.w + 8, clamp(y, in_.y + 8, in_.y + in_.h), { color, size: 11 });
     const yt = to(n, last(f.distance))[1] + 4;
-    label(f.distance, "to target", poke ? ink.text : ink.student, yt);
+    label(f.distance, "to target", ink.text, yt);
     if (f.off) { const yo = to(n, last(f.off))[1] + 4; label(f.off, "off the plane", ink.faint, Math.abs(yo - yt) < 12 ? yt + (yo >= yt && yt < in_.y + in_.h - 12 ? 13 : -13) : yo); }
     const at = this.inner();
     if (at != null && at <= n) this.line([to(at, 0), [to(at, 0)[0], in_.y]], ink.text, 1.5);
@@ -820,7 +829,11 @@ class View {
     panel(1, ink.text, ["student learning rate", "student lr"], column(2), false, short);
     const accuracy = runs.map(run => run.accuracy);
     if (withAccuracy(runs)) panel(2, ink.accuracy, ["validation accuracy", "accuracy"], accuracy, false, percent, every ? `every ${every} meta-steps` : "");
-    if (many) runs.forEach((run, i) => this.text(`${i ? "- - " : "— "}${run.info.name}`, r.x + 46, r.y + place(0).h - 24 - 13 * (runs.length - 1 - i), { color: styles(ink.loss)[i][0], size: 11 }));
+    if (many) runs.forEach((run, i) => {
+      const y = r.y + place(0).h - 24 - 13 * (runs.length - 1 - i);
+      this.text(i ? "- - " : "\u2014 ", r.x + 46, y, { color: styles(ink.loss)[i][0], size: 11 });
+      this.text(run.info.name, r.x + 46 + this.wide("- - ", 11), y, { size: 11 });
+    });
   }
 
   drawCurve(r, styles, titles, series, log, format, empty = "") {
@@ -874,7 +887,8 @@ class View {
       return to.map(t => Math.round(247 + (t - 247) * a));
     });
     const name = run.info.labels?.[i];
-    this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
+    const title = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
+    if (this.panelTitle.textContent !== title) { this.panelTitle.textContent = title; this.panel.setAttribute("aria-label", title); }
     const kept = `Kept${run.status.word === "finished" ? "" : ": the next meta-step starts from it"}.`;
     this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, purple: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
       (!canPaint ? "" : !live ? "Press Live to paint." : s && !s.changed ? kept : "Paint on the left image: the student's path is computed again.");
@@ -917,7 +931,9 @@ class View {
     this.playButton.disabled = frames < 2;
     this.playButton.textContent = this.playing ? "Stop" : "Play";
     const shown = frame?.step ?? 0, n = this.innerSteps();
-    this.canvas.setAttribute("aria-label", frame ? `meta-step ${shown}, loss ${short(frame.loss)}; arrow keys move through ${latest} meta-steps, with shift through ${n} student steps` : "no meta-step yet");
+    const now = () => s.running ? "a run in progress" : `meta-step ${shown} of ${latest}, loss ${short(frame.loss)}`;  // what changes is read aloud again
+    const label = frame ? `${now()}; arrow keys move through its meta-steps, with shift through ${n} student steps` : "no meta-step yet";
+    if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
     Object.assign(this.scrub, { min: 1, max: Math.max(1, latest), value: shown });
     this.scrub.setAttribute("aria-valuetext", `meta-step ${shown} of ${latest}`);
     this.liveButton.setAttribute("aria-pressed", String(this.cursor == null && this.peek == null));
@@ -944,11 +960,17 @@ class View {
     const box = this.root.closest(".widget-vbox");
     if (!box) return;
     box.onkeyup = () => this.redraw();
+    box.onkeydown = e => {  // the page's own buttons have the keys of the picture; what a slider or a number has no use for is no command of JupyterLab's either
+      if (e.ctrlKey || e.metaKey || e.altKey) return;
+      if (e.target.tagName === "BUTTON" && !this.root.contains(e.target)) this.key(e);
+      if (e.key.length === 1 || e.key.startsWith("Arrow")) e.stopPropagation();
+    };
     for (const slider of box.querySelectorAll(".widget-hslider")) {
       const [label, handle, value] = [".widget-label", ".noUi-handle", ".widget-readout"].map(s => slider.querySelector(s));
       slider.title = label.title;
       handle.setAttribute("aria-label", label.title || label.textContent);
       handle.setAttribute("aria-valuetext", value.textContent);
+      value.setAttribute("aria-label", label.title || label.textContent);
     }
   }
 

@@ -87,8 +87,19 @@ def test_every_button_and_slider(nb):
     assert nb.ask("print(lab.driver.state, lab.driver.running, len(runs()))") == "None False 0"
     nb.page.locator(".widget-button.mtt-step").first.click(click_count=4, delay=1)  # faster than the steps
     lab.wait("d.shown === '4' && d.running === '0'")
+    cells = "() => window.jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.type).join()"
+    before = nb.page.evaluate(cells)
+    for where in (".widget-button.mtt-step", ".mtt-lr_img .noUi-handle", ".mtt-canvas"):  # keys are for the lab: JupyterLab would cut, insert, leave the cell
+        nb.page.locator(where).first.focus()
+        key(nb.page, "ArrowDown")
+        for name in "mxbdd": key(nb.page, name)
+    assert nb.page.evaluate(cells) == before
+    nb.page.locator(".widget-button.mtt-step").first.focus()
+    key(nb.page, "s")
+    lab.wait("d.shown === '5' && d.running === '0'")
     handles = nb.page.locator(".noUi-handle")
     names = handles.evaluate_all("all => all.map(h => h.getAttribute('aria-label') + ': ' + h.getAttribute('aria-valuetext'))")
+    assert nb.page.locator(".widget-readout[aria-label]").count() == handles.count()
     assert "student steps: 6" in names and "meta-steps a second, at most: fastest" in names
     speed = nb.page.locator(".widget-hslider:has-text('speed')").first
     speed.locator(".noUi-handle").focus()
@@ -209,7 +220,7 @@ def test_looking_back_needs_no_kernel(nb):
     lab.wait("d.k === '1'")
     key(page, "Home")
     lab.wait("d.shown === '1' && d.k === ''")
-    assert "meta-step 1," in lab.root.locator(".mtt-canvas").get_attribute("aria-label")
+    assert "meta-step 1 of 40," in lab.root.locator(".mtt-canvas").get_attribute("aria-label")
     key(page, "Escape")
     lab.wait("d.shown === '40' && d.live === '1'")
     lab.root.locator(".mtt-scrub").focus()
@@ -616,8 +627,10 @@ def test_a_segment_is_held_and_shown_where_it_lies(make, page):
         page.mouse.up()
         return desk.talk()
     assert press()["pinned"] == "1"
-    desk.root.locator(".mtt-free").click()
-    assert desk.talk()["pinned"] == "0" and press()["pinned"] == "1"  # the same again
+    desk.root.locator(".mtt-free").focus()
+    assert desk.keys("Enter")["pinned"] == "0"
+    assert desk.root.locator(".mtt-canvas").evaluate("c => c === document.activeElement")  # the button is gone, the keys are not
+    assert press()["pinned"] == "1"  # the same again
     expert = live.driver.state.segment.expert
     live._asked(None, dict(kind="segment", expert=1 - expert, epoch=1, span=3), [])
     data = desk.talk()
@@ -634,6 +647,24 @@ def test_a_segment_is_held_and_shown_where_it_lies(make, page):
     desk.keys("]")
     desk.root.locator(".mtt-next").focus()
     assert desk.keys("Enter", "Enter")["image"] == "2"  # the button keeps the focus
+    assert "image 3 of" in desk.root.locator(".mtt-panel").get_attribute("aria-label")
+    top = page.evaluate("scrollY")
+    desk.root.locator(".mtt-brush").focus()
+    desk.keys("Space")
+    assert page.evaluate("scrollY") == top
+
+
+def test_a_phone(make, page):
+    "Images as large as fit, in as few rows as that allows; the pictures of the panel inside it"
+    page.set_viewport_size(dict(width=360, height=900))
+    live = Live(make, fps=math.inf)
+    desk = Desk(page, live)
+    live.run(2)
+    desk.talk()
+    desk.root.locator(".mtt-canvas").focus()
+    desk.keys("]")
+    edges = desk.root.locator(".mtt-panel, .mtt-pair canvas").evaluate_all("all => all.map(e => e.getBoundingClientRect().right)")
+    assert max(edges[1:]) <= edges[0]
 
 
 @pytest.mark.parametrize("runs", [1, 2])
