@@ -226,7 +226,7 @@ def distil(
     until=math.inf,  # when to stop, on the clock of `time.monotonic`
 ) -> SyntheticSet:  # the set that was best on validation
     "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp after `until`"
-    out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
+    out, total, ranks, observers = Path(out), distiller.config.iterations, distiller.ranks, tuple(observers)
     with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
         recorder = go_on(distiller, data, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
         writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
@@ -333,12 +333,14 @@ def judge(
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of the same number of random images and of the full training set; kept in `results.json`"
     file, lr, longer = Path(out) / "results.json", float(lr), epochs_on_all(protocol, len(synthetic), len(data.x_train))
+    beside = tuple(beside)
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
                  full_epochs=longer, **protocol.options())
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
-    baselines = {"random": lambda **how: evaluate_random(data, images_per_class(synthetic, data), **options, **how),
+    baselines = {"random": lambda **how: evaluate_random(data, ipc, **options, **how),
                  "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
+    ipc = images_per_class(synthetic, data) if "random" in beside else None  # an error now, before the test images are used
     with nullcontext() if ranks.rank else alone_in(file.parent):
         stored = results_in(file.parent)
         earlier = stored.get("earlier", 0) + bool(stored)
