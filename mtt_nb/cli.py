@@ -35,7 +35,7 @@ from .folders import SUBSETS
 from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .networks import NETWORKS
-from .reproduce import comparison, comparison_text, departures, paper_maximum
+from .reproduce import comparison, comparison_text, departures, paper_maximum, preset_of
 from .run import Protocol, Stopped, TimeUp, distil, judge, require_run, select, write_report, write_whole
 from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import PRESETS, Preset, find_preset, require_batch
@@ -446,10 +446,8 @@ def reproduce(
 # %% ../nbs/42_cli.ipynb #5683f1c6
 def judged(synthetic: SyntheticSet) -> dict:
     "How a set is evaluated: as in its run, else by its method's preset, else as in the paper"
-    method, data, ipc = map(synthetic.meta.get, ("method", "data", "ipc"))
-    presets = (SELECTIONS | METHODS)[method].presets if method in SELECTIONS | METHODS else {}
-    its_own = presets[data, ipc].evaluation if (data, ipc) in presets else {}
-    return Protocol(**its_own | synthetic.meta.get("judged", {})).judged
+    preset = preset_of(synthetic)
+    return Protocol(**(preset.evaluation if preset else {}) | synthetic.meta.get("judged", {})).judged
 
 # %% ../nbs/42_cli.ipynb #5104e277
 def write_accuracies(results: dict, networks: dict, out: Path) -> None:
