@@ -28,8 +28,7 @@ from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
 from .distiller import Distiller, Diverged, JsonLines, require_same_run
-from .evaluate import cross_architecture, networks_by_name
-from .evaluate import evaluate as evaluate_set
+from .evaluate import cross_architecture, evaluate as evaluate_set, networks_by_name
 from .experts import Damaged, ExpertBuffer, check_writable, load_tensors, record_experts
 from .folders import SUBSETS
 from .history import History, film
@@ -41,8 +40,7 @@ from .reproduce import comparison, comparison_text, departures, paper_maximum, p
 from .run import Protocol, Stopped, TimeUp, distil, judge, require_run, select, write_report, write_whole
 from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import PRESETS, Preset, find_preset, require_batch
-from .synthetic import SyntheticSet, choose_per_class
-from .synthetic import export as export_set
+from .synthetic import SyntheticSet, choose_per_class, export as export_set
 from .published import markdown_table
 from .table import Budget, Plan, Row, as_markdown, run_table
 

@@ -298,9 +298,12 @@ def told_apart(synthetic: SyntheticSet) -> dict:
                 augment=[synthetic.augment.strategy, synthetic.augment.options])
 
 def images_per_class(synthetic: SyntheticSet, data: ImageData) -> int:
-    "Images per class; ValueError if they cannot be the same number for every class, as those of a random set are"
+    "Images per class; ValueError if real images cannot be the same number for every class, as those of a random set are"
     ipc, rest = divmod(len(synthetic), data.n_classes)
     if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: evaluate it without random images")
+    fewest = int(data.y_train.bincount(minlength=data.n_classes).min())
+    if ipc > fewest:
+        raise ValueError(f"{ipc} images per class, but a class has {fewest} real ones: evaluate it without random images")
     return ipc
 
 # %% ../nbs/39_run.ipynb #cc1a1acc
