@@ -160,7 +160,9 @@ def peak_growth(f: Callable, device="cpu") -> int | None:
         before = torch.cuda.memory_allocated(device)
         f()
         return torch.cuda.max_memory_allocated(device) - before
-    def resident(what): return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(what))
+    def resident(what):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
     libc("malloc_trim", 0)  # what was freed goes back, so that its reuse counts
     try: Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     except OSError: f(); return None
@@ -328,7 +330,9 @@ def share_of_peak(task: Task, variant: str, took: list[float], peak: float) -> t
 # %% ../nbs/40_bench.ipynb #7d372492
 def processor() -> str:
     "The processor's name if Linux tells it, else its kind"
-    try: return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
 # %% ../nbs/40_bench.ipynb #9f72ff21

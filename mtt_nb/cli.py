@@ -28,19 +28,19 @@ from .data import ImageData, load, seeded
 from .datasets import TORCHVISION
 from .distill import MTT
 from .distiller import Distiller, Diverged, JsonLines, require_same_run
-from .evaluate import cross_architecture, networks_by_name
-from .evaluate import evaluate as evaluate_set
+from .evaluate import cross_architecture, evaluate as evaluate_set, networks_by_name
 from .experts import Damaged, ExpertBuffer, check_writable, load_tensors, record_experts
 from .folders import SUBSETS
+from .history import History, film
 from .methods import METHODS, SELECTIONS, find_method
 from .models import build
 from .networks import NETWORKS
-from .reproduce import comparison, comparison_text, departures, paper_maximum
+from .plots import plot_accuracies, plot_images
+from .reproduce import comparison, comparison_text, departures, paper_maximum, preset_of
 from .run import Protocol, Stopped, TimeUp, distil, judge, require_run, select, write_report, write_whole
 from .scale import Lost, Share, leave, own_device, ranks, say, seconds_of
 from .settings import PRESETS, Preset, find_preset, require_batch
-from .synthetic import SyntheticSet, choose_per_class
-from .synthetic import export as export_set
+from .synthetic import SyntheticSet, choose_per_class, export as export_set
 from .published import markdown_table
 from .table import Budget, Plan, Row, as_markdown, run_table
 
@@ -446,15 +446,12 @@ def reproduce(
 # %% ../nbs/42_cli.ipynb #5683f1c6
 def judged(synthetic: SyntheticSet) -> dict:
     "How a set is evaluated: as in its run, else by its method's preset, else as in the paper"
-    method, data, ipc = map(synthetic.meta.get, ("method", "data", "ipc"))
-    presets = (SELECTIONS | METHODS)[method].presets if method in SELECTIONS | METHODS else {}
-    its_own = presets[data, ipc].evaluation if (data, ipc) in presets else {}
-    return Protocol(**its_own | synthetic.meta.get("judged", {})).judged
+    preset = preset_of(synthetic)
+    return Protocol(**(preset.evaluation if preset else {}) | synthetic.meta.get("judged", {})).judged
 
 # %% ../nbs/42_cli.ipynb #5104e277
 def write_accuracies(results: dict, networks: dict, out: Path) -> None:
     "The accuracies by network into a folder: table as Markdown and CSV, picture"
-    from mtt_nb.plots import plot_accuracies
     out.mkdir(parents=True, exist_ok=True)
     def row(name, r):
         return name, networks[name].n_params, *("" if a is None else f"{a:.4f}" for a in (r.mean, r.std, *r.accuracies))
@@ -510,7 +507,6 @@ def show(
     animation: Annotated[Path | None, typer.Option(help="Film of its run to write (.gif), from the history beside FILE.")] = None,
 ):
     "Describe a distilled set, and write its images as a picture."
-    from mtt_nb.plots import plot_images
     synthetic = SyntheticSet.load(file)
     print(synthetic)
     for key, value in synthetic.meta.items():
@@ -520,7 +516,6 @@ def show(
     if not (out and out.suffix): out = (out or file).with_suffix(".png")
     for made in filter(None, (out, animation)): check_writable(made.parent)
     if animation:
-        from mtt_nb.history import History, film
         print(f"film: {film(History.load(history_in(file.parent)), animation)}")
     plot_images(synthetic).savefig(out)
     print(f"picture: {out}")

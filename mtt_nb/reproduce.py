@@ -12,11 +12,12 @@ from .models import build
 from .published import Published, markdown_table, percent, published
 from .run import Protocol
 from .experts import differences
-from .methods import find_method
+from .methods import METHODS, SELECTIONS, find_method
+from .settings import Preset
 from .synthetic import SyntheticSet
 
 # %% auto #0
-__all__ = ['HOW', 'paper_maximum', 'apart', 'comparison', 'departures', 'comparison_text']
+__all__ = ['HOW', 'paper_maximum', 'apart', 'comparison', 'preset_of', 'departures', 'comparison_text']
 
 # %% ../nbs/40_reproduce.ipynb #34004fbe
 def paper_maximum(
@@ -61,6 +62,13 @@ def comparison(
 # %% ../nbs/40_reproduce.ipynb #3a62bafd
 HOW = {"seed", "memory", "compile", "path_device", "allow_tf32"}  # how a run is computed and its seed, not what is computed
 
+# %% ../nbs/40_reproduce.ipynb #06f969ee
+def preset_of(synthetic: SyntheticSet) -> Preset | None:
+    "The preset of the method that made a set, for its data and size; None where there is none, as for a set of your own"
+    method, data, ipc = map(synthetic.meta.get, ("method", "data", "ipc"))
+    return find_method(method).presets.get((data, ipc)) if method in METHODS | SELECTIONS else None
+
+
 # %% ../nbs/40_reproduce.ipynb #4f365951
 def departures(
     synthetic: SyntheticSet,
@@ -68,8 +76,7 @@ def departures(
     protocol: Protocol | None = None,  # how it was evaluated, where that is to be compared too
 ) -> str:
     "How a run departs from its method's preset for its data and size, in words; empty if it does not"
-    meta = synthetic.meta
-    preset, options = find_method(meta["method"]).presets.get((meta["data"], meta["ipc"])), meta["data_options"]
+    meta, preset, options = synthetic.meta, preset_of(synthetic), synthetic.meta["data_options"]
     if preset is None: return "there is no preset for it"
     network = build(**preset.network, shape=tuple(synthetic.images.shape[1:]), n_classes=len(meta["classes"])).spec
     there = dict(zca=preset.zca, limit=preset.limit, experts=preset.experts.get("n"), network=network)

@@ -34,9 +34,9 @@ from .synthetic import SyntheticSet, require_same_data
 # %% auto #0
 __all__ = ['REPORT', 'COURSE', 'Protocol', 'look', 'StopRequest', 'Stopped', 'TimeUp', 'best_validation', 'require_comparable',
            'alone_in', 'resume', 'keep_checkpoint', 'require_files', 'step_of', 'require_run', 'earlier', 'go_on',
-           'keep_best', 'kept_best', 'distil', 'select', 'own_name', 'write_whole', 'told_apart', 'images_per_class',
-           'results_in', 'tests_before', 'epochs_on_all', 'judge', 'made_with', 'accuracy_rows', 'course',
-           'write_report']
+           'keep_best', 'kept_best', 'distil', 'select', 'method_of', 'own_name', 'write_whole', 'told_apart',
+           'images_per_class', 'results_in', 'tests_before', 'epochs_on_all', 'judge', 'made_with', 'accuracy_rows',
+           'course', 'write_report']
 
 # %% ../nbs/39_run.ipynb #8a13bbc1
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def distil(
     until=math.inf,  # when to stop, on the clock of `time.monotonic`
 ) -> SyntheticSet:  # the set that was best on validation
     "Run a distiller to its end in a folder; raises Stopped after Ctrl-C or SIGTERM, TimeUp after `until`"
-    out, total, ranks = Path(out), distiller.config.iterations, distiller.ranks
+    out, total, ranks, observers = Path(out), distiller.config.iterations, distiller.ranks, tuple(observers)
     with StopRequest() as stop, nullcontext() if ranks.rank else alone_in(out):
         recorder = go_on(distiller, data, out, total, every=max(1, total // 300) if seconds == math.inf else 1)
         writers = [] if ranks.rank else [JsonLines(out / "log.jsonl", after_step=distiller.steps), recorder]
@@ -278,9 +278,13 @@ def select(
         return synthetic
 
 # %% ../nbs/39_run.ipynb #e399a6b1
+def method_of(synthetic: SyntheticSet) -> str:
+    "The method that made a set, or `own set` where its meta names none"
+    return synthetic.meta.get("method", "own set")
+
 def own_name(synthetic: SyntheticSet) -> str:
     "What a set is called among the results: distilled, or the rule by which it was selected"
-    return "distilled" if "step" in synthetic.meta else synthetic.meta["method"]
+    return "distilled" if "step" in synthetic.meta else method_of(synthetic)
 
 def write_whole(file: Path, text: str) -> None:
     "Write a file, whole or not at all: a kill leaves the old one or the new one"
@@ -294,9 +298,12 @@ def told_apart(synthetic: SyntheticSet) -> dict:
                 augment=[synthetic.augment.strategy, synthetic.augment.options])
 
 def images_per_class(synthetic: SyntheticSet, data: ImageData) -> int:
-    "Images per class; ValueError if they cannot be the same number for every class, as those of a random set are"
+    "Images per class; ValueError if real images cannot be the same number for every class, as those of a random set are"
     ipc, rest = divmod(len(synthetic), data.n_classes)
     if rest: raise ValueError(f"{len(synthetic)} images for {data.n_classes} classes: evaluate it without random images")
+    fewest = int(data.y_train.bincount(minlength=data.n_classes).min())
+    if ipc > fewest:
+        raise ValueError(f"{ipc} images per class, but a class has {fewest} real ones: evaluate it without random images")
     return ipc
 
 # %% ../nbs/39_run.ipynb #cc1a1acc
@@ -333,12 +340,14 @@ def judge(
 ) -> dict[str, Evaluation]:
     "Test accuracies of the set, of the same number of random images and of the full training set; kept in `results.json`"
     file, lr, longer = Path(out) / "results.json", float(lr), epochs_on_all(protocol, len(synthetic), len(data.x_train))
+    beside = tuple(beside)
     asked = dict(told_apart(synthetic), lr=lr, fingerprint=data.fingerprint, random="other images for each network",
                  full_epochs=longer, **protocol.options())
     options = dict(network=synthetic.meta["network"], augment=synthetic.augment, lr=lr)
-    baselines = {"random": lambda **how: evaluate_random(data, images_per_class(synthetic, data), **options, **how),
+    baselines = {"random": lambda **how: evaluate_random(data, ipc, **options, **how),
                  "full data": lambda **how: evaluate(full_set(data, **options), data, **how)}
     for name in beside: require(name in baselines, "beside", name, f"of {', '.join(baselines)}")
+    ipc = images_per_class(synthetic, data) if "random" in beside else None  # an error now, before the test images are used
     with nullcontext() if ranks.rank else alone_in(file.parent):
         stored = results_in(file.parent)
         earlier = stored.get("earlier", 0) + bool(stored)
@@ -408,9 +417,10 @@ def course(synthetic: SyntheticSet, log: list[dict], protocol: Protocol, before=
     tested = "were used for this table alone"
     if looked: tested = f"chose nothing, but had been looked at before, {' and '.join(looked)}"
     if best is None:
-        picked = "The images are real; the rule that picked them saw no test image."
-        taken = f"The set is that of meta-step {synthetic.meta.get('step')}; no validation chose it."
-        return dict(chosen=taken if "step" in synthetic.meta else picked, lr="", course="")
+        chosen = "The images are real; the rule that picked them saw no test image."
+        if "method" not in synthetic.meta: chosen = "The set does not say how it was made."
+        if "step" in synthetic.meta: chosen = f"The set is that of meta-step {synthetic.meta['step']}; no validation chose it."
+        return dict(chosen=chosen, lr="", course="")
     rules = best.get("protocol", protocol.validation)
     began = "`lr_teacher`" if "rates" in synthetic.meta else "from which the distillation started"  # DD begins with `lr_step`
     chosen = (f"The set is that of meta-step {best['step']}, the best\non the validation images ({best['val_accuracy']:.3f} with "
@@ -428,17 +438,17 @@ def write_report(
     beside="",  # Markdown to put below the table
 ) -> Path:  # report.md
     "Write `report.md` and its pictures into the run folder"
-    out, meta, log = Path(out), synthetic.meta, JsonLines.read(Path(out) / "log.jsonl")
+    out, meta, augment, log = Path(out), synthetic.meta, synthetic.augment, JsonLines.read(Path(out) / "log.jsonl")
     pictures = {"images": plot_images(synthetic), "accuracies": plot_accuracies(results)}
     if best_validation(log): pictures["curves"] = plot_curves(log)
     for name, figure in pictures.items(): figure.savefig(out / f"{name}.png")
     settings = {"data": f"{data!r}, fingerprint {data.fingerprint}", "network": json.dumps(meta["network"]),
-                "augmentation": f"{meta['augment']}, {json.dumps(meta['augment_options'])}", **meta.get("config", {}),
+                "augmentation": f"{augment.strategy}, {json.dumps(augment.options)}", **meta.get("config", {}),
                 **({"experts": json.dumps(meta["experts"])} if "experts" in meta else {}),
                 "learning rate to train with": f"{synthetic.lr:.5g}"}
     longer = epochs_on_all(protocol, len(synthetic), len(data.x_train))
     text = REPORT.format(
-        n=len(synthetic), data=meta["data"], method=meta["method"],
+        n=len(synthetic), data=meta["data"], method=method_of(synthetic),
         **asdict(protocol), **course(synthetic, log, protocol, tests_before(out)),
         beside=beside and f"\n{beside}\n", full=f" full data: {longer} epochs;" if "full data" in results else "",
         accuracies=markdown_table(accuracy_rows(synthetic, data, results)),

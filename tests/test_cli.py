@@ -9,10 +9,13 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
+from itertools import product
+from unittest import mock
 
 import pytest
 import torch
 from conftest import need, wait_for
+from PIL import Image
 from safetensors.torch import load_file
 
 import mtt_nb
@@ -21,7 +24,7 @@ from mtt_nb.cli import main, serve_lab
 from mtt_nb.data import load
 from mtt_nb.distill import JsonLines, SyntheticSet
 from mtt_nb.evaluate import Evaluation
-from mtt_nb.experts import ExpertBuffer
+from mtt_nb.experts import ExpertBuffer, differences
 from mtt_nb.history import History
 
 COMMAND = [sys.executable, "-m", "mtt_nb"]
@@ -211,6 +214,62 @@ def test_bad_input_is_one_line(folder, tmp_path):
     log = folder / "run/log.jsonl"
     (tmp_path / "log.jsonl").write_text(log.read_text().replace('"loss"', "loss", 1))
     with pytest.raises(ValueError, match="log.jsonl: line 1 is damaged"): JsonLines.read(tmp_path / "log.jsonl")
+
+
+TINY = ["--data", "folder", "--root", "images", "--preset", "digits-ipc1", "--width", 4, "--device", "cpu"]
+SMALL = {"experts": ["experts", *TINY, "--n", 2, "--epochs", 1],
+         "distill": ["distill", *TINY, "--n", 1, "--iterations", 1, "--syn-steps", 1, "--max-start-epoch", 1, "--expert-epochs", 1,
+                     "--nets", 1, "--eval-epochs", 1, "--no-full-data"]}
+OPTIONS = [("experts", "--dtype bfloat16", "dtype: 'float32' there, 'bfloat16' here"),
+           ("experts", "--augment-mode all", "augment_options.mode: 'one' there, 'all' here"),
+           ("experts", "--lr 0.03", "lr: 0.05 there, 0.03 here"), ("experts", "--tf32", "tf32: False there, True here"),
+           ("distill", "--lr-lr 0.5", "config.lr_lr: 0.001 there, 0.5 here"), ("distill", "--tf32", "config.allow_tf32: False there, True here"),
+           ("distill", "--optimizer adam", "config.optimizer: 'sgd' there, 'adam' here"),
+           ("distill", "--pix-init noise", "config.pix_init: 'real' there, 'noise' here"),
+           *((command, option, change) for command in SMALL for option, change in {
+               "--depth 1": "network.depth: 2 there, 1 here", "--zca": "data_options.zca: False there, True here",
+               "--size 8": "network.shape: [1, 12, 12] there, [1, 8, 8] here"}.items())]
+
+
+def meta_in(out):
+    file = out / "distilled.safetensors"
+    return SyntheticSet.load(file).meta if file.exists() else ExpertBuffer(out).meta
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    "A folder with pictures of two classes, and with experts and a set that were made of them with few options"
+    there = tmp_path_factory.mktemp("options")
+    for part, label, i in product(("train", "test"), "ab", range(12)):
+        file = there / "images" / part / label / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((12, 12), 99).save(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTT_NB_DATA", str(there / "cache"))
+        for name, command in SMALL.items(): assert run(*command, "--out", name, cwd=there).returncode == 0
+        yield there
+
+
+@pytest.mark.parametrize("command, option, change", OPTIONS)
+def test_an_option_changes_what_it_should(pictures, tmp_path, command, option, change):
+    done = run(*SMALL[command], *option.split(), "--out", tmp_path, cwd=pictures)
+    assert done.returncode == 0, done.stderr
+    assert change in differences(meta_in(pictures / command), meta_in(tmp_path))
+
+
+@pytest.mark.parametrize("command, option, used, how", [
+    ("experts", "--at-once 2", "record_experts", {"at_once": 2}), *((c, "--stream", "load", {"stream": True}) for c in SMALL)])
+def test_an_option_that_leaves_no_trace_is_passed_on(pictures, tmp_path, command, option, used, how):
+    with mock.patch(f"mtt_nb.cli.{used}", wraps=getattr(mtt_nb.cli, used)) as called:
+        assert run(*SMALL[command], *option.split(), "--out", tmp_path, cwd=pictures).returncode == 0
+    assert called.call_args.kwargs.items() >= how.items()
+    assert meta_in(tmp_path) == meta_in(pictures / command)
+
+
+def test_a_table_of_whitened_images(tmp_path):
+    short = ["--methods", "random", "--limit", 100, "--nets", 1, "--epochs", 1, "--no-full-data", "--device", "cpu"]
+    assert run("table", "--zca", *short, "--out", "table", cwd=tmp_path).returncode == 0
+    assert meta_in(tmp_path / "table/ipc1/random-seed0")["data_options"]["zca"]
 
 
 def test_a_port_that_is_taken_is_not_announced(capsys):
