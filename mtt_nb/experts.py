@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from . import __version__
 from .augment import DSA, augmented, require_dsa
 from .data import ImageData, plain, require_counts, seeded, whole_file
@@ -405,7 +405,7 @@ def _recorded(path: Path, n: int, settings: dict) -> ExpertBuffer:
 # %% ../nbs/04_experts.ipynb #92a581a2
 def record_experts(
     data: ImageData,
-    model,  # FlatModel or nn.Module
+    model: FlatModel | nn.Module,
     path: Path | str,  # folder, one file an expert
     *,
     n=20,  # experts to record, and to return in the buffer
@@ -445,7 +445,7 @@ def record_experts(
 def store_experts(
     paths: Iterable[Tensor],  # of each expert its start and the point after every epoch [epochs + 1, P], as a FlatModel has them
     data: ImageData,
-    model,  # FlatModel or nn.Module
+    model: FlatModel | nn.Module,
     path: Path | str,  # a folder without experts
     *,
     lr: float,  # how they were trained, for the reports

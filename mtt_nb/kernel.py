@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from .bilevel import probabilities, real_batch
 from .data import ImageData
 from .distiller import Distiller
@@ -106,7 +106,8 @@ class KIP(Distiller):
     "Kernel inducing points (Nguyen, Chen and Lee 2021) in the kernel of an infinitely wide fully connected network, in float64"
     method = "kip"
     loss_name = "error of the kernel"
-    def __init__(self, config: KIPConfig, data: ImageData, model: FlatModel):
+    config: KIPConfig
+    def __init__(self, config: KIPConfig, data: ImageData, model: FlatModel | nn.Module):
         require(torch.device(data.device).type != "mps", "device", str(data.device), "cpu or cuda: KIP needs float64")
         super().__init__(config, data, model)
         if config.learn_labels:

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from .data import blocks, plain
+from .data import Streamed, blocks, plain
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
@@ -203,7 +203,7 @@ if hasattr(os, "register_at_fork"):  # on Windows no process is forked; elsewher
 
 class FlatModel:
     "A network as a function of a point in parameter space: `model(theta, x)`, with all its `n_params` parameters in one vector"
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: FlatModel | nn.Module):
         if isinstance(module, FlatModel): module = module.module
         with _LENT:
             _refuse(module)
@@ -314,7 +314,7 @@ def training_loss(
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1), reduction="none").view(logits.shape[:2]).mean(1)
 
 # %% ../nbs/03_models.ipynb #da45fd4a
-def forward_blocks(x: Tensor) -> tuple[Tensor, ...]:
+def forward_blocks(x: Tensor | Streamed) -> Iterable[Tensor]:
     "Images [n,C,H,W] in blocks for passes without gradient: on a CPU so few that what the layers compute stays in its cache"
     return blocks(x, 2**16 if x.device.type == "cpu" else 2**20)
 
@@ -344,6 +344,6 @@ def features(
     return out + [x.flatten(1)]
 
 @torch.no_grad()
-def last_features(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
+def last_features(model: FlatModel, theta: Tensor, x: Tensor | Streamed) -> Tensor:
     "The input of the last layer [n,D], for many images [n,C,H,W], without gradient"
     return torch.cat([features(model, theta, block)[-1] for block in forward_blocks(x)])

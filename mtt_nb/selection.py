@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
@@ -74,7 +74,7 @@ def herding(
     lr=0.01,  # for training on the set
     seed=0,
     watching: Watching = Watching(),
-    model: FlatModel | None = None,  # the network itself, if it is one of your own
+    model: FlatModel | nn.Module | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images whose mean feature in a trained network stays nearest to that of the class"
     meta = describe(data, network, augment, method="herding", ipc=ipc, seed=seed, watching=asdict(watching))
@@ -128,7 +128,7 @@ def forgetting(
     lr=0.01,
     seed=0,
     watching: Watching = Watching(),
-    model: FlatModel | None = None,  # the network itself, if it is one of your own
+    model: FlatModel | nn.Module | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images that are forgotten most often, those never learned first; among ties, the larger loss first"
     meta = describe(data, network, augment, method="forgetting", ipc=ipc, seed=seed, watching=asdict(watching))

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,7 +155,7 @@ class Row(NamedTuple):
     published: float | None = None
     published_std: float | None = None
     source: str | None = None
-    looks: tuple = ()  # for each seed, pairs of seconds and validation accuracy
+    looks: Sequence = ()  # for each seed, pairs of seconds and validation accuracy
 
 # %% ../nbs/25_table.ipynb #6e68031e
 def looks(log: list[dict]) -> list[tuple[float, float]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 import torch
 from torch import Tensor
 from .models import training_loss
@@ -150,7 +151,7 @@ def unroll(
     compile=False,  # the two steps of "constant" through `Fast`: slow at first, then faster
     path_device=None,  # where "constant" keeps the points passed: "cpu" if a GPU is short of memory; by default with theta
     return_path=False,  # also return the points passed [N+1,P] or [N+1,K,P], without gradient
-) -> Tensor:  # theta_N, like theta, differentiable in theta, xs, lr and soft ys
+) -> Tensor | Any:  # theta_N, like theta, differentiable in theta, xs, lr and soft ys; with return_path also the path
     "N steps of SGD from theta (the inner loop of the paper's Algorithm 1); ValueError for input that does not fit together"
     lr = torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
     _check_unroll(theta, xs, ys, lr, momentum, memory, compile)

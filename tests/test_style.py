@@ -8,8 +8,20 @@ import math
 import re
 from pathlib import Path
 from statistics import median
+from typing import Any, get_type_hints
 
 import pytest
+import torch
+
+from mtt_nb.data import load, make_data, seeded
+from mtt_nb.distill import MTT
+from mtt_nb.distiller import State
+from mtt_nb.evaluate import evaluate
+from mtt_nb.experts import record_experts, store_experts
+from mtt_nb.methods import METHODS
+from mtt_nb.models import FlatModel
+from mtt_nb.selection import forgetting, herding
+from mtt_nb.settings import MTTConfig
 
 NBS = Path(__file__).parents[1] / "nbs"
 MEDIAN, NINE_IN_TEN, LONGEST = 6, 20, 40  # lines of a code cell
@@ -88,3 +100,21 @@ def test_no_widget_is_stored(path):
     kept = [o for c in notebook["cells"] for o in c.get("outputs", ()) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
     assert "widgets" not in notebook["metadata"], "remove the state of widgets that are not shown"
     assert not kept, "remove these outputs, or show what they show as a picture"
+
+
+@pytest.mark.parametrize("f", [seeded, make_data, load])
+def test_a_device_may_be_a_word_or_torch_s_own(f):
+    assert get_type_hints(f)["device"] == torch.device | str
+
+
+@pytest.mark.parametrize("f", [evaluate, herding, forgetting, record_experts, store_experts, *{m.make.__init__ for m in METHODS.values()}])
+def test_a_model_may_be_a_module(f):
+    "Editors mark a user's own network wrong where an annotation does not name it"
+    assert {FlatModel, torch.nn.Module} <= set(get_type_hints(f)["model"].__args__)
+
+
+def test_what_steps_and_settings_have_is_known():
+    "Editors complete `mtt.config.`, and leave a draw and a segment alone, which differ from method to method"
+    assert get_type_hints(MTT)["config"] is MTTConfig and get_type_hints(State)["draw"] is Any
+    assert get_type_hints(State.segment.fget)["return"] is Any
+    assert torch.nn.Module in get_type_hints(FlatModel.__init__)["module"].__args__
