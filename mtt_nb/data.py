@@ -150,7 +150,7 @@ class ZCA(Transform):
         x: Tensor,  # images [n,C,H,W] in [0,1]
         eps=0.1,  # added to the variances; 0.1 as in the paper's experiments
     ) -> ZCA:
-        "Computed in float64"
+        "Computed in float64; ValueError for images larger than 3x64x64"
         if x[0].numel() > 3 * 64 * 64:
             raise ValueError(f"ZCA of images {tuple(x.shape[1:])} needs matrices of {x[0].numel():,} rows; "
                              "whiten images up to 3x64x64, normalise larger ones (zca=False)")
@@ -214,7 +214,7 @@ class ImageData:
         "Undo normalisation or whitening of images [...,C,H,W] and clip to [0,1]"
         return self.transform.inverse(x).clamp(0, 1)
     def part(self, split: str) -> tuple[Tensor, Tensor]:
-        "Images and labels of 'train', 'val' or 'test'"
+        "Images and labels of 'train', 'val' or 'test'; ValueError for another word, and for a part without images"
         if split not in ("train", "val", "test"): raise ValueError(f"split {split!r}: one of 'train', 'val', 'test'")
         x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
         advice = ": load it with val_fraction above 0" if split == "val" else ""

@@ -333,7 +333,7 @@ def _check_format(path: Path | str, meta: dict, streams: int) -> None:
                          "numbers: finish the run with that version, or start a new one")
 
 def load_checkpoint(path: Path | str, distiller) -> None:
-    "Let a distiller with the same settings resume from the file"
+    "Let a distiller with the same settings resume from the file; ValueError for a damaged file, or one of another run"
     tensors, meta = load_tensors(path, "checkpoint")
     with understood(path):
         _check_format(path, meta, distiller.ranks.size * len(distiller.streams))
@@ -351,7 +351,7 @@ class JsonLines:
             f.flush(); os.fsync(f.fileno())
     @staticmethod
     def read(path: Path | str) -> list[dict]:
-        "The lines of a log as dictionaries; a last line cut short by a crash is left out"
+        "The lines of a log as dictionaries; a last line cut short by a crash is left out; ValueError names a damaged one"
         lines, read = Path(path).read_text(errors="replace").split("\n") if Path(path).exists() else [], []
         for i, line in enumerate(lines[:-1], 1):
             try: read.append(json.loads(line))

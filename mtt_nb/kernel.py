@@ -37,7 +37,9 @@ def ntk(
     depth=1,  # hidden layers
     bias=0.01,  # variance of the biases
 ) -> Tensor:  # [n,m]
-    "The neural tangent kernel of an infinitely wide ReLU network (Jacot et al. 2018), weights of variance 2"
+    """The neural tangent kernel of an infinitely wide ReLU network (Jacot et al. 2018), weights of variance 2
+
+    ValueError for images of two sizes, and for a depth below 1."""
     require(depth >= 1, "depth", depth, "at least 1")
     if x[0].numel() != z[0].numel(): raise ValueError(f"images {tuple(x.shape)} and {tuple(z.shape)}: must be of one size")
     x, z = x.flatten(1), z.flatten(1)

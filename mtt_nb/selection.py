@@ -25,7 +25,7 @@ def herd(
     features: Tensor,  # [n,D]
     n: int,
 ) -> Tensor:  # indices [n], in the order of the picks
-    "Greedy picks, none twice, whose mean stays as near as possible to the mean of all (Rebuffi et al. 2017)"
+    "Greedy picks, none twice, whose mean stays near to the mean of all (Rebuffi et al. 2017); ValueError for n out of range"
     if not 1 <= n <= len(features): raise ValueError(f"n {n}: must be 1 to {len(features)}, the number of images")
     mean, total = features.mean(0), torch.zeros_like(features[0])
     taken, picks = torch.zeros(len(features), dtype=torch.bool, device=features.device), []

@@ -246,7 +246,7 @@ def draw_row(ax, r: Row, others: list[Row]) -> None:
 
 # %% ../nbs/25_table.ipynb #1d8a0a94
 def plot_table(rows: list[Row]) -> Picture:
-    "Accuracy against seconds, a panel for each method"
+    "Accuracy against seconds, a panel for each method; ValueError if there is nothing to draw"
     drawn = [r for r in rows if r.ipc]
     if not drawn: raise ValueError("nothing to draw: the table has no row except that of the full data")
     columns = min(5, len(drawn))
@@ -321,7 +321,7 @@ def run_table(
     say: Say = lambda *_: None,
     full_data=True,  # the line of all real images too
 ) -> list[Row]:
-    "Run all cells, or what is left of them, and write the table"
+    "Run all cells, or what is left of them, and write the table; ValueError for bad settings, or if another table is there"
     methods, file = tuple(dict.fromkeys(methods)) or (*SELECTIONS, *METHODS), Path(plan.out) / "settings.json"
     plan.budget.check()
     require(seeds >= 1, "seeds", seeds, "at least 1")

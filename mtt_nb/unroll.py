@@ -29,7 +29,9 @@ def gradient(
 
 # %% ../nbs/05_unroll.ipynb #8cb23d23
 def full_unroll(model, theta, xs, ys, lr, momentum) -> tuple[Tensor, Tensor]:
-    "N student steps with the whole graph kept: theta_N, and the path [N+1,P] without gradient"
+    """N student steps from theta [P] with the whole graph kept: theta_N, and the path [N+1,P] without gradient
+
+    Batches xs [N,B,C,H,W], their labels ys as in `unroll`, and learning rates lr [N]; or several students, likewise."""
     if not theta.requires_grad: theta = theta.detach().requires_grad_()
     path, velocity = [theta.detach()], 0.0
     for x, y, step in zip(xs, ys, lr, strict=True):
@@ -79,7 +81,8 @@ class AdjointUnroll(torch.autograd.Function):
     """The same N steps with one step's graph alive at a time.
 
     Forward keeps the points theta_0..theta_N (and the velocities, with momentum). Backward carries lambda and nu, the gradients
-    with respect to the student's point and velocity, from step N to step 0, and builds each step's graph anew."""
+    with respect to the student's point and velocity, from step N to step 0, and builds each step's graph anew.
+    RuntimeError for second derivatives."""
     @staticmethod
     def forward(ctx, make, model, momentum, path_device, theta, xs, ys, lr):
         step, kept = by_blocks(make(student_step, model, momentum)), dict(device=path_device or theta.device)

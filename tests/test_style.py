@@ -3,6 +3,7 @@
 Counted is what a reader sees. Blank lines and directives (`#| export`) are no lines; a cell of nothing but directives is no cell. Tests
 that the pages leave out (`#| hide`) have lines, for whoever opens the notebook, but do not make a chapter longer.
 The exercises are shorter, and their cells somewhat longer: a function to be filled in shows its whole signature."""
+import ast
 import json
 import math
 import re
@@ -24,6 +25,8 @@ from mtt_nb.selection import forgetting, herding
 from mtt_nb.settings import MTTConfig
 
 NBS = Path(__file__).parents[1] / "nbs"
+SILENT = {"cli", "checks", "bench", "history", "live", "plots", "run"}  # the first two speak to people; the docstrings of the others are to come
+MODULES = sorted(p for p in (NBS.parent / "mtt_nb").glob("*.py") if p.stem not in SILENT)
 MEDIAN, NINE_IN_TEN, LONGEST = 6, 20, 40  # lines of a code cell
 FEWEST = 30  # cells of a chapter
 MOST = 100  # the aim is 80; the chapters that tell the method itself are longer, and are left whole since readers go through them in order
@@ -118,3 +121,30 @@ def test_what_steps_and_settings_have_is_known():
     assert get_type_hints(MTT)["config"] is MTTConfig and get_type_hints(State)["draw"] is Any
     assert get_type_hints(State.segment.fget)["return"] is Any
     assert torch.nn.Module in get_type_hints(FlatModel.__init__)["module"].__args__
+
+
+def silent(source):
+    "Public functions that raise an error of Python's which neither their docstring nor, for a method, that of the class names"
+    found = []
+    def visit(node, doc=""):
+        for f in node.body:
+            if not isinstance(f, ast.ClassDef | ast.FunctionDef) or f.name.startswith("_") and f.name != "__init__": continue
+            about = (ast.get_docstring(f) or "") + doc
+            if isinstance(f, ast.ClassDef): visit(f, about); continue
+            raised = [r.exc.func for r in ast.walk(f) if isinstance(r, ast.Raise) and isinstance(r.exc, ast.Call)]
+            names = {ast.unparse(r) for r in raised} - {"NotImplementedError"}
+            if "Error" not in about and any(n.endswith("Error") for n in names): found.append(f.name)
+    visit(ast.parse(source))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_docstrings_name_errors(path):
+    assert not silent(path.read_text(encoding="utf-8"))
+
+
+def test_a_silent_error_is_seen():
+    raises = "    raise ValueError('no')\n"
+    assert silent("def f():\n    'Add'\n" + raises + "def g():\n    'Add; ValueError for words'\n" + raises) == ["f"]
+    assert silent("class A:\n    'Adds'\n    def f(self):\n    " + raises + "    def _g(self):\n    " + raises) == ["f"]
+    assert silent("def f():\n    'Say nothing of an error of our own'\n    raise Diverged()\n") == []
