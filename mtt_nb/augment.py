@@ -125,7 +125,7 @@ def draw(
 
 # %% ../nbs/02_augment.ipynb #2b472ca0
 class Strategy:
-    "Which operations to apply, how they are combined, and how strong they are"
+    "Which operations to apply, how they are combined, and how strong they are; ValueError for unknown ones"
     def __init__(
         self,
         strategy="color_crop_cutout_flip_scale_rotate",  # operations joined by "_"; "none" leaves images as they are
@@ -182,7 +182,8 @@ class DSA(Strategy):
 
     `mode="one"` is the published behaviour: each call (each row, where parameters for several calls are drawn at once)
     draws one operation for all its images, and each image its own magnitude. `mode="all"` composes all operations:
-    colour, then one affine warp for crop, flip, scale and rotate together, then cutout."""
+    colour, then one affine warp for crop, flip, scale and rotate together, then cutout. ValueError for unknown operations,
+    modes and magnitudes."""
     def sample(
         self,
         n: int | tuple[int, ...],  # images, or (calls, images of each call); calls may be several numbers

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from .data import ImageData, require_counts, seeded
 from .distiller import Distiller
 from .evaluate import Evaluation, accuracies
@@ -66,7 +66,8 @@ class DD(Distiller):
     loss_name = "loss on real images"
     learns = {"images": "lr_img", "log_rates": "lr_lr"}
     knobs = ("lr_img", "lr_lr")
-    def __init__(self, config: DDConfig, data: ImageData, model: FlatModel):
+    config: DDConfig
+    def __init__(self, config: DDConfig, data: ImageData, model: FlatModel | nn.Module):
         super().__init__(config, data, model)
         n = len(self.labels)
         self.batches = in_turns(n, data.n_classes, config.syn_steps, config.batch_syn or n).to(data.device)
@@ -105,7 +106,7 @@ def evaluate_steps(
     synthetic: SyntheticSet,  # of DD: `rates` and `batches` in its meta
     data: ImageData,
     *,
-    model: FlatModel | None = None,  # by default the network that the set was made for
+    model: FlatModel | nn.Module | None = None,  # by default the network that the set was made for
     nets=5,
     seed=0,
     split="val",  # "test" once, at the end; all choices on "val"
@@ -154,7 +155,8 @@ class LD(Distiller):
     learns = {"labels": "lr_label"}
     carries = ("theta", "losses")
     knobs = ("lr_label", "lr_inner")
-    def __init__(self, config: LDConfig, data: ImageData, model: FlatModel):
+    config: LDConfig
+    def __init__(self, config: LDConfig, data: ImageData, model: FlatModel | nn.Module):
         super().__init__(config, data, model)
         self.labels = torch.full((len(self.labels), data.n_classes), 1 / data.n_classes, device=data.device)
         self.renew()

@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
@@ -37,7 +37,7 @@ def plain(x):
 # %% ../nbs/01_data.ipynb #e678fed5
 def seeded(
     *keys,  # what names the stream: the seed first, then words and numbers, as in `seeded(seed, "expert", 3)`
-    device="cpu",  # where the numbers are drawn; a GPU draws different numbers from a CPU
+    device: torch.device | str = "cpu",  # where the numbers are drawn; a GPU draws different numbers from a CPU
 ) -> torch.Generator:
     "A random generator of its own for each list of keys: same keys, same numbers; the global generator is left alone"
     digest = hashlib.sha256(repr(tuple(map(plain, keys))).encode()).digest()  # NumPy's 3 and PyTorch's 3 are 3
@@ -132,7 +132,7 @@ class Normalise(Transform):
     def inverse(self, z): return z * self.std[:, None, None] + self.mean[:, None, None]
 
 # %% ../nbs/01_data.ipynb #4687ae8a
-def blocks(x: Tensor, numbers=2**22) -> tuple[Tensor, ...]:
+def blocks(x: Tensor | Streamed, numbers=2**22) -> Iterable[Tensor]:
     "Views of x, a few rows each, to be worked on one at a time, so that no second copy of x is needed"
     return x.split(max(1, numbers // max(1, x.shape[1:].numel())))
 
@@ -150,7 +150,7 @@ class ZCA(Transform):
         x: Tensor,  # images [n,C,H,W] in [0,1]
         eps=0.1,  # added to the variances; 0.1 as in the paper's experiments
     ) -> ZCA:
-        "Computed in float64"
+        "Computed in float64; ValueError for images larger than 3x64x64"
         if x[0].numel() > 3 * 64 * 64:
             raise ValueError(f"ZCA of images {tuple(x.shape[1:])} needs matrices of {x[0].numel():,} rows; "
                              "whiten images up to 3x64x64, normalise larger ones (zca=False)")
@@ -214,7 +214,7 @@ class ImageData:
         "Undo normalisation or whitening of images [...,C,H,W] and clip to [0,1]"
         return self.transform.inverse(x).clamp(0, 1)
     def part(self, split: str) -> tuple[Tensor, Tensor]:
-        "Images and labels of 'train', 'val' or 'test'"
+        "Images and labels of 'train', 'val' or 'test'; ValueError for another word, and for a part without images"
         if split not in ("train", "val", "test"): raise ValueError(f"split {split!r}: one of 'train', 'val', 'test'")
         x, y = getattr(self, f"x_{split}"), getattr(self, f"y_{split}")
         advice = ": load it with val_fraction above 0" if split == "val" else ""
@@ -330,7 +330,7 @@ def make_data(
     zca=False,  # ZCA whitening in place of normalisation by channel
     val_fraction=0.1,  # share of the training set, of every class, kept for choices; in [0,1); for raw without validation images
     seed=0,  # of the split (and of the choice under `limit`)
-    device="cpu",
+    device: torch.device | str = "cpu",
     limit: int | None = None,  # keep at most this many training images (before the split), balanced over the classes
     stream=False,  # leave the images in the file they are mapped from, and read only those that are asked for
 ) -> ImageData:
@@ -368,7 +368,7 @@ def load(
     zca=False,
     val_fraction=0.1,
     seed=0,
-    device="cpu",
+    device: torch.device | str = "cpu",
     limit: int | None = None,
     size: int | None = None,  # rows and columns to cut images to, for data sets of image files; by default their papers' size
     stream=False,

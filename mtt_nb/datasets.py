@@ -62,7 +62,7 @@ def fetch(
     name: str,  # one of TORCHVISION
     root: Path | str | None = None,
 ) -> Path:  # the folder that `load` then takes as `root`
-    "Download a data set, unless it is already there"
+    "Download a data set, unless it is already there; ValueError for an unknown name, OSError if the download fails"
     if name not in TORCHVISION: raise ValueError(f"unknown data set {name!r}: fetch knows {', '.join(TORCHVISION)}")
     read_parts(name, data_root(root), download=True)
     return data_root(root)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from .data import ImageData, seeded
 from .distiller import Distiller, Diverged, JsonLines, State, image_step, load_checkpoint, save_checkpoint  # noqa: F401
 from .experts import ExpertBuffer, Segment, differences
@@ -59,7 +59,7 @@ def stacked(draws: list[Draw]) -> Draw:
     return Draw(segment, torch.stack([d.batches for d in draws], 1), params)
 
 # %% ../nbs/07_distill.ipynb #90d99c87
-def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | None) -> FlatModel:
+def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | nn.Module | None) -> FlatModel:
     "The network of the experts, on the device of the data; ValueError where experts, data and network do not belong together"
     if not isinstance(buffer, ExpertBuffer): raise ValueError(f"experts {buffer!r}: give an ExpertBuffer(folder)")
     require_same_data(f"the experts' folder {buffer.path}", buffer.meta, data)
@@ -71,7 +71,8 @@ def experts_network(data: ImageData, buffer: ExpertBuffer, model: FlatModel | No
 # %% ../nbs/07_distill.ipynb #f19f94fb
 class _Students(Distiller):
     "The half of MTT that compares: experts, students drawn to follow them, and how far off they end"
-    def __init__(self, config: MTTConfig, data: ImageData, buffer: ExpertBuffer, model: FlatModel | None = None):
+    config: MTTConfig
+    def __init__(self, config: MTTConfig, data: ImageData, buffer: ExpertBuffer, model: FlatModel | nn.Module | None = None):
         self.buffer = buffer
         super().__init__(config, data, experts_network(data, buffer, model))
 
@@ -147,7 +148,7 @@ class MTT(_Students):
         config: MTTConfig,
         data: ImageData,
         buffer: ExpertBuffer,
-        model: FlatModel | None = None,  # needed where `build` does not know the experts' network
+        model: FlatModel | nn.Module | None = None,  # needed where `build` does not know the experts' network
     ):
         super().__init__(config, data, buffer, model)
         self._latest: list[Tensor] = []  # the latest path, in a list that its state shares

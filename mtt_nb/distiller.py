@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from . import __version__
 from .augment import DSA
 from .data import ImageData, fingerprint, seeded, whole_file
@@ -52,7 +53,7 @@ class State:
     step: int  # from 1
     loss: float  # of `images` and `lr`
     lr: float  # the learning rate to train with, as it was in this step
-    draw: object | None  # in trajectory matching: segment, minibatches and augmentations; of several draws, the first
+    draw: Any  # in trajectory matching: segment, minibatches and augmentations; of several draws, the first
     images: Tensor  # the synthetic images before the step, which have this loss [n,C,H,W]
     labels: Tensor
     grad: Tensor | None  # of the loss with respect to the images [n,C,H,W]; None where they are not learned
@@ -60,7 +61,7 @@ class State:
     _path: Callable[[], Tensor] | None = None
 
     @property
-    def segment(self):
+    def segment(self) -> Any:
         "The expert, the start and the target, or None"
         return self.draw and self.draw.segment
 
@@ -268,7 +269,7 @@ def rates(distiller) -> str:
 # %% ../nbs/06_distiller.ipynb #1868ecb7
 class Distiller(_Between):
     "A method of distillation: every `step` moves the images down the gradient of the method's `loss`"
-    def __init__(self, config: Config, data: ImageData, model: FlatModel):
+    def __init__(self, config: Config, data: ImageData, model: FlatModel | nn.Module):
         require(isinstance(config, Config), "config", config, "a Config, as MTTConfig(...)")
         self.config, self.data, self.model = config, data, shared(FlatModel(model)).to(data.device)
         for size in self.learns.values(): require(hasattr(config, size), "learns", size, f"a setting of {type(config).__name__}")
@@ -332,7 +333,7 @@ def _check_format(path: Path | str, meta: dict, streams: int) -> None:
                          "numbers: finish the run with that version, or start a new one")
 
 def load_checkpoint(path: Path | str, distiller) -> None:
-    "Let a distiller with the same settings resume from the file"
+    "Let a distiller with the same settings resume from the file; ValueError for a damaged file, or one of another run"
     tensors, meta = load_tensors(path, "checkpoint")
     with understood(path):
         _check_format(path, meta, distiller.ranks.size * len(distiller.streams))
@@ -350,7 +351,7 @@ class JsonLines:
             f.flush(); os.fsync(f.fileno())
     @staticmethod
     def read(path: Path | str) -> list[dict]:
-        "The lines of a log as dictionaries; a last line cut short by a crash is left out"
+        "The lines of a log as dictionaries; a last line cut short by a crash is left out; ValueError names a damaged one"
         lines, read = Path(path).read_text(errors="replace").split("\n") if Path(path).exists() else [], []
         for i, line in enumerate(lines[:-1], 1):
             try: read.append(json.loads(line))

@@ -38,7 +38,9 @@ class Turns:
 
 # %% ../nbs/12_driver.ipynb #fe47aea5
 def again(distiller) -> Callable:
-    "For a Driver that was given a distiller and no function: a function that sets it back to how it is now"
+    """For a Driver that was given a distiller and no function: a function that sets it back to how it is now
+
+    ValueError for one that has no `load_state_dict`."""
     if not hasattr(distiller, "load_state_dict"):
         raise ValueError(f"{type(distiller).__name__} cannot be reset: give a function that makes it")
     settings = {k: copy.deepcopy(v) for k, v in vars(distiller).items() if k in ("config", "augment", "labels")}

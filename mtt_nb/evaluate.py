@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from .augment import DSA, augmented
 from .data import ImageData, require_counts, seeded
 from .distiller import ALONE
@@ -104,7 +104,7 @@ def evaluate(
     synthetic: SyntheticSet,
     data: ImageData,  # the real images, transformed as the synthetic ones
     *,
-    model: FlatModel | None = None,  # by default the network that the set was made for
+    model: FlatModel | nn.Module | None = None,  # by default the network that the set was made for
     nets=5,
     epochs=1000,
     batch_size=256,
@@ -146,7 +146,7 @@ def networks_by_name(
 def cross_architecture(
     synthetic: SyntheticSet,
     data: ImageData,
-    models: Iterable[str] | dict[str, FlatModel] = ("convnet", "resnet18", "vgg11", "alexnet"),  # those of the paper's table
+    models: Iterable[str] | dict[str, FlatModel | nn.Module] = ("convnet", "resnet18", "vgg11", "alexnet"),  # the paper's
     *,
     progress: Callable[[str, Evaluation], None] = lambda name, result: None,  # told each result as it comes
     how: Callable[..., Evaluation] = evaluate,  # or `bilevel.evaluate_steps`

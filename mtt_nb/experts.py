@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from . import __version__
 from .augment import DSA, augmented, require_dsa
 from .data import ImageData, plain, require_counts, seeded, whole_file
@@ -38,7 +38,7 @@ def epoch_batches(
     augment: DSA | None,
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    "All images in random order, augmented, batch by batch"
+    "All images in random order, augmented, batch by batch: each [B,C,H,W], with its labels [B]"
     order = torch.randperm(len(x), generator=generator, device=generator.device)
     return augmented(x, y, order.split(int(batch_size)), augment, generator)
 
@@ -75,7 +75,7 @@ def train_epoch(
 # %% ../nbs/04_experts.ipynb #314beb9d
 @torch.no_grad()
 def accuracy(model: FlatModel, theta: Tensor, x: Tensor, y: Tensor) -> float:
-    "Share of images classified correctly, 0 to 1"
+    "Share of images x [n,C,H,W] whose class y [n] the network at theta [P] finds, 0 to 1"
     guesses = torch.cat([model(theta, block).argmax(1) for block in forward_blocks(x)])
     return (guesses == y).sum().item() / len(x)
 
@@ -128,10 +128,10 @@ def _crc_of(header: dict) -> int: return zlib.crc32(json.dumps({k: v for k, v in
 def save_tensors(
     path: Path | str,
     kind: str,  # what the file is, such as "expert"; readers check it
-    tensors: dict[str, Tensor],
+    tensors: dict[str, Tensor],  # by name, of any shape and type
     meta: dict,  # whatever JSON can hold
 ) -> None:
-    "Write one safetensors file, whole or not at all: to a temporary name beside it, then renamed"
+    "Write one safetensors file, whole or not at all: to a temporary name beside it, then renamed; OSError if that fails"
     header = {**meta, "kind": kind, "version": __version__, "checksums": {k: checksum(t) for k, t in tensors.items()}}
     text = json.dumps(header | {"crc32": _crc_of(header)})
     with whole_file(path) as partial, open(partial, "wb") as f:
@@ -405,7 +405,7 @@ def _recorded(path: Path, n: int, settings: dict) -> ExpertBuffer:
 # %% ../nbs/04_experts.ipynb #92a581a2
 def record_experts(
     data: ImageData,
-    model,  # FlatModel or nn.Module
+    model: FlatModel | nn.Module,
     path: Path | str,  # folder, one file an expert
     *,
     n=20,  # experts to record, and to return in the buffer
@@ -445,7 +445,7 @@ def record_experts(
 def store_experts(
     paths: Iterable[Tensor],  # of each expert its start and the point after every epoch [epochs + 1, P], as a FlatModel has them
     data: ImageData,
-    model,  # FlatModel or nn.Module
+    model: FlatModel | nn.Module,
     path: Path | str,  # a folder without experts
     *,
     lr: float,  # how they were trained, for the reports

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from .data import ImageData, seeded
+from torch import Tensor, nn
+from .data import ImageData, Streamed, seeded
 from .experts import accuracy
 from .gradients import ClassBatches, PairConfig, Pairs
 from .models import FlatModel, features, forward_blocks, last_features
@@ -37,7 +37,7 @@ class DM(Pairs):
     "Distribution matching (Zhao and Bilen, WACV 2023): equal mean features in random networks"
     method = "dm"
     loss_name = "distance of features"
-    def __init__(self, config: DMConfig, data: ImageData, model: FlatModel):
+    def __init__(self, config: DMConfig, data: ImageData, model: FlatModel | nn.Module):
         super().__init__(config, data, model)
         require_features(self.model, data)
 
@@ -71,16 +71,16 @@ def discrimination(
 def real_features(
     model: FlatModel,
     theta: Tensor,  # [P]
-    x: Tensor,  # [K*B,C,H,W], class by class
+    x: Tensor | Streamed,  # [K*B,C,H,W], class by class
     n_classes: int,
 ) -> tuple[list[Tensor], Tensor]:  # the means of every layer [K,D], and the last features [K*B,D]
     "Mean `features` of many images, without gradient, in blocks that fit a cache"
     per_class = len(x) // n_classes
     share = torch.eye(n_classes, device=x.device, dtype=x.dtype).repeat_interleave(per_class, 0) / per_class
-    images, means, last = forward_blocks(x), [], []
-    for block, part in zip(images, share.split(len(images[0])), strict=True):
-        made = features(model, theta, block)
-        sums = [part.T @ f for f in made]
+    means, last, done = [], [], 0
+    for block in forward_blocks(x):
+        made, part = features(model, theta, block), share[done:done + len(block)]
+        sums, done = [part.T @ f for f in made], done + len(block)
         means = [m + s for m, s in zip(means, sums, strict=True)] if means else sums
         last.append(made[-1])
     return means, torch.cat(last)
@@ -105,7 +105,8 @@ class CAFEConfig(PairConfig):
 class _Watched(Pairs):
     "Pairs, and a network that trains on the images until its accuracy has moved, and is replaced when it has settled"
     carries = ("theta", "window")
-    def __init__(self, config: CAFEConfig, data: ImageData, model: FlatModel):
+    config: CAFEConfig
+    def __init__(self, config: CAFEConfig, data: ImageData, model: FlatModel | nn.Module):
         super().__init__(config, data, model)
         require_features(self.model, data)
         self.asked = ClassBatches(data.y_train, data.n_classes, (config.batch_real + 1) // 2)(self.generator).flatten()

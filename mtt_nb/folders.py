@@ -169,7 +169,7 @@ def decoded(
     root: Path | None = None,  # of the data sets; the file of decoded images is in its folder `decoded`
     progress: Callable[[int, int], None] | None = None,  # called with (done, total) now and then; by default `reporter`
 ) -> Tensor:  # uint8 [n,C,H,W], memory-mapped; writing to it does not reach the file
-    "Decode images once, and map them from then on"
+    "Decode images once, and map them from then on; ValueError names what cannot be read, OSError if no folder can be written"
     if size is not None and (type(size) is not int or size < 1):
         raise ValueError(f"size {size!r}: must be a whole number of at least 1, or left out")
     key = decoded_name(name, files, base, size, channels)
@@ -198,7 +198,7 @@ def _raw(name: str, base: Path, parts: dict, classes: Sequence[str], size, chann
 
 # %% ../nbs/01_folders.ipynb #6cf017dc
 def cut_test(files: Sequence[Path], labels: Sequence[int], classes: Sequence[str]) -> dict[str, tuple[list[Path], list[int]]]:
-    "Set aside a fifth of every class for testing, always the same images"
+    "Set aside a fifth of every class for testing, always the same images; ValueError for a class of fewer than 3"
     rows = dict(zip(("train", "test"), split(torch.tensor(labels), 0.2, seeded("folder", "test"))))
     few = [c for k, c in enumerate(classes) if labels.count(k) < 3]
     if few: raise ValueError(f"fewer than 3 images of {', '.join(few)}: too few for a test part; add images, or a folder test/")
@@ -207,7 +207,9 @@ def cut_test(files: Sequence[Path], labels: Sequence[int], classes: Sequence[str
 # %% ../nbs/01_folders.ipynb #f9d23e4b
 @loader("folder")
 def folder_of_images(root: Path | None = None, size: int | None = None) -> Raw:
-    "A folder of class folders, or of train/ and val/ or test/ with class folders in each"
+    """A folder of class folders, or of train/ and val/ or test/ with class folders in each
+
+    FileNotFoundError if there is no such folder, ValueError if its parts or classes do not fit together."""
     if root is None: raise ValueError('load("folder") needs root (--root), a folder with a folder of images for each class')
     if root.is_file(): raise ValueError(f"{root} is a file: give the folder that holds the class folders")
     if not root.is_dir(): raise FileNotFoundError(f"no folder {root}: give one that holds a folder of images for each class")
@@ -226,7 +228,9 @@ def folder_of_images(root: Path | None = None, size: int | None = None) -> Raw:
 # %% ../nbs/01_folders.ipynb #68aca83d
 @loader("tiny-imagenet")
 def tiny_imagenet(root: Path | None = None, size=64) -> Raw:
-    "Tiny ImageNet, 200 classes at 64x64; its labelled validation images are the test set, as in the papers"
+    """Tiny ImageNet, 200 classes at 64x64; its labelled validation images are the test set, as in the papers
+
+    FileNotFoundError if it is not there, ValueError if images are missing."""
     root = data_root(root)
     place = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
     annotations, images = place / "val" / "val_annotations.txt", place / "val" / "images"
@@ -266,7 +270,9 @@ SUBSETS = {name: dict(entry.strip().split(" ", 1) for entry in text.split(",")) 
 
 # %% ../nbs/01_folders.ipynb #2367fe9c
 def read_subset(name: str, root: Path | None, size: int) -> Raw:
-    "One of SUBSETS, from ImageNet or a published folder of its own; the part val is the test set, as in the paper"
+    """One of SUBSETS, from ImageNet or a published folder of its own; the part val is the test set, as in the paper
+
+    FileNotFoundError if there is neither."""
     root, wnids = data_root(root), SUBSETS[name]
     own = [f"{name}2{s}" for s in ("", "-320", "-160")] if name in ("imagenette", "imagewoof") else []
     places = root / "imagenet", root, *(root / o for o in own)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from .data import ImageData
 from .distiller import Distiller
 from .experts import train_epoch
@@ -56,7 +56,8 @@ class PairConfig(Config):
 # %% ../nbs/22_gradients.ipynb #0f392169
 class Pairs(Distiller):
     "A distiller that compares real with synthetic images class by class, under one augmentation"
-    def __init__(self, config: PairConfig, data: ImageData, model: FlatModel):
+    config: PairConfig
+    def __init__(self, config: PairConfig, data: ImageData, model: FlatModel | nn.Module):
         super().__init__(config, data, model)
         self.batches = ClassBatches(data.y_train, data.n_classes, config.batch_real)
         self.classes = torch.arange(data.n_classes, device=data.device)
@@ -90,10 +91,11 @@ class DC(Pairs):
     "Dataset condensation by gradient matching (Zhao, Mopuri and Bilen 2021); with an augmentation, DSA (Zhao and Bilen 2021)"
     loss_name = "distance of gradients"
     carries = ("theta",)
+    config: DCConfig
     @property
     def method(self) -> str: return "dc" if self.config.augment == "none" else "dsa"
 
-    def __init__(self, config: DCConfig, data: ImageData, model: FlatModel):
+    def __init__(self, config: DCConfig, data: ImageData, model: FlatModel | nn.Module):
         super().__init__(config, data, model)
         self.renew()
 

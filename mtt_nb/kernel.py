@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from .bilevel import probabilities, real_batch
 from .data import ImageData
 from .distiller import Distiller
@@ -37,7 +37,9 @@ def ntk(
     depth=1,  # hidden layers
     bias=0.01,  # variance of the biases
 ) -> Tensor:  # [n,m]
-    "The neural tangent kernel of an infinitely wide ReLU network (Jacot et al. 2018), weights of variance 2"
+    """The neural tangent kernel of an infinitely wide ReLU network (Jacot et al. 2018), weights of variance 2
+
+    ValueError for images of two sizes, and for a depth below 1."""
     require(depth >= 1, "depth", depth, "at least 1")
     if x[0].numel() != z[0].numel(): raise ValueError(f"images {tuple(x.shape)} and {tuple(z.shape)}: must be of one size")
     x, z = x.flatten(1), z.flatten(1)
@@ -106,7 +108,8 @@ class KIP(Distiller):
     "Kernel inducing points (Nguyen, Chen and Lee 2021) in the kernel of an infinitely wide fully connected network, in float64"
     method = "kip"
     loss_name = "error of the kernel"
-    def __init__(self, config: KIPConfig, data: ImageData, model: FlatModel):
+    config: KIPConfig
+    def __init__(self, config: KIPConfig, data: ImageData, model: FlatModel | nn.Module):
         require(torch.device(data.device).type != "mps", "device", str(data.device), "cpu or cuda: KIP needs float64")
         super().__init__(config, data, model)
         if config.learn_labels:

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from .data import blocks, plain
+from .data import Streamed, blocks, plain
 
 # %% auto #0
 __all__ = ['NORMS', 'POOLS', 'LARGEST', 'NETWORKS', 'TOGETHER', 'ELSEWHERE', 'choose', 'Layers', 'ConvNet', 'MLP', 'LeNet',
@@ -49,7 +49,9 @@ class Layers(nn.Sequential):
         return nn.Sequential(OrderedDict(list(self.named_children())[i])) if isinstance(i, slice) else super().__getitem__(i)
 
 class ConvNet(Layers):
-    "`depth` blocks of 3x3 convolution, norm, ReLU and 2x2 pooling, then one linear layer (Gidaris and Komodakis 2018)"
+    """`depth` blocks of 3x3 convolution, norm, ReLU and 2x2 pooling, then one linear layer (Gidaris and Komodakis 2018)
+
+    ValueError for a width or a depth below 1, and for images too small for the depth."""
     def __init__(
         self,
         shape: tuple[int, int, int],  # C, H, W of an image
@@ -76,7 +78,7 @@ class ConvNet(Layers):
 
 # %% ../nbs/03_models.ipynb #41d2bb24
 class MLP(Layers):
-    "Two hidden layers of ReLU units"
+    "Two hidden layers of ReLU units; ValueError for a width below 1"
     def __init__(
         self,
         shape: tuple[int, int, int],  # C, H, W of an image
@@ -88,7 +90,7 @@ class MLP(Layers):
                          nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_classes))
 
 class LeNet(Layers):
-    "LeNet-5 with ReLU and max pooling (LeCun et al. 1998), drawn as in DD; for images of 16x16 and more"
+    "LeNet-5 with ReLU and max pooling (LeCun et al. 1998), drawn as in DD; ValueError for images below 16x16"
     def __init__(
         self,
         shape: tuple[int, int, int],  # C, H, W of an image
@@ -131,7 +133,9 @@ def build(
     n_classes: int,
     **kw,  # the network's own options, as width and depth
 ) -> nn.Module:
-    "Build a network by name; `module.spec` says how, so that files can store it and `build(**spec)` repeats it"
+    """Build a network by name; `module.spec` says how, so that files can store it and `build(**spec)` repeats it
+
+    ValueError for unknown names and options, and for images that are too small."""
     if name not in NETWORKS: import_module("mtt_nb.networks")  # the larger ones, which register themselves
     network, shape, n_classes = choose(NETWORKS, name, "network"), tuple(map(plain, shape)), plain(n_classes)
     options = {k: p.default for k, p in list(inspect.signature(network).parameters.items())[2:]}  # all but shape, n_classes
@@ -203,7 +207,7 @@ if hasattr(os, "register_at_fork"):  # on Windows no process is forked; elsewher
 
 class FlatModel:
     "A network as a function of a point in parameter space: `model(theta, x)`, with all its `n_params` parameters in one vector"
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: FlatModel | nn.Module):
         if isinstance(module, FlatModel): module = module.module
         with _LENT:
             _refuse(module)
@@ -214,14 +218,14 @@ class FlatModel:
         self.spec = _description(module)
 
     def init(self, generator: torch.Generator) -> Tensor:
-        "A random starting point [P], drawn by every layer's own rule from `generator`, on its device"
+        "A random starting point [P], drawn by every layer's own rule from `generator`, on its device; ValueError without one"
         if not isinstance(generator, torch.Generator): raise ValueError(f"init({generator!r}): give a generator, as seeded(0)")
         with _LENT: module = copy.deepcopy(self.module).to(generator.device)
         with torch.no_grad(), _DrawFrom(generator): _redraw(module)
         return torch.cat([p.detach().flatten() for p in module.parameters()])
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        "Views of theta [P] by parameter name, for `module.load_state_dict` or `functional_call`"
+        "Views of theta [P] by parameter name, for `module.load_state_dict` or `functional_call`; ValueError for another length"
         if theta.shape != (self.n_params,):
             raise ValueError(f"theta of shape {tuple(theta.shape)}: {self.spec['name']} has {self.n_params:,} parameters")
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), theta.split(self.sizes))}
@@ -314,7 +318,7 @@ def training_loss(
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(0, 1), reduction="none").view(logits.shape[:2]).mean(1)
 
 # %% ../nbs/03_models.ipynb #da45fd4a
-def forward_blocks(x: Tensor) -> tuple[Tensor, ...]:
+def forward_blocks(x: Tensor | Streamed) -> Iterable[Tensor]:
     "Images [n,C,H,W] in blocks for passes without gradient: on a CPU so few that what the layers compute stays in its cache"
     return blocks(x, 2**16 if x.device.type == "cpu" else 2**20)
 
@@ -344,6 +348,6 @@ def features(
     return out + [x.flatten(1)]
 
 @torch.no_grad()
-def last_features(model: FlatModel, theta: Tensor, x: Tensor) -> Tensor:
+def last_features(model: FlatModel, theta: Tensor, x: Tensor | Streamed) -> Tensor:
     "The input of the last layer [n,D], for many images [n,C,H,W], without gradient"
     return torch.cat([features(model, theta, block)[-1] for block in forward_blocks(x)])

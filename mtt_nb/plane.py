@@ -99,7 +99,7 @@ def distances(
     start: Tensor,  # [P]
     target: Tensor,  # [P]
 ) -> Distances:
-    "How far each point of a path is from the start and from the target"
+    "How far each point of a path is from the start and from the target; ValueError for other shapes"
     if not path.shape[-1:] == start.shape == target.shape:
         shapes = ", ".join(str(tuple(t.shape)) for t in (path, start, target))
         raise ValueError(f"path, start and target of shapes {shapes}: must be [N+1,P], [P] and [P]")
@@ -112,7 +112,7 @@ def layer_distances(
     path: Tensor,  # [N+1,P]
     target: Tensor,  # [P]
 ) -> dict[str, Tensor]:  # distances [N+1] for the name of every parameter tensor
-    "The distance to a target, parameter tensor by parameter tensor"
+    "The distance to a target, parameter tensor by parameter tensor; ValueError for points of another network"
     if path.shape[-1:] != target.shape or len(target) != sum(model.sizes):
         shapes = f"{tuple(path.shape)} and {tuple(target.shape)}"
         raise ValueError(f"path and target of shapes {shapes}: this network has {sum(model.sizes):,} parameters")

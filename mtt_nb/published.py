@@ -141,7 +141,7 @@ def markdown_table(
 def published_table(
     data: str,  # a data set of PUBLISHED
 ) -> str:  # Markdown
-    "All that is printed about a data set, a row for each method"
+    "All that is printed about a data set, a row for each method; ValueError if that is nothing"
     ipcs = sorted({ipc for _, name, ipc in PUBLISHED if name == data and ipc})
     known = ", ".join(dict.fromkeys(name for _, name, _ in PUBLISHED))
     if not ipcs: raise ValueError(f"no published numbers on {data!r}: there are some on {known}")

@@ -194,7 +194,7 @@ def own_device(kind: str) -> str:
 
 # %% ../nbs/41_scale.ipynb #fbb25a31
 def seconds_of(text: str) -> float:
-    "Seconds in a time such as 3h30m, 45m, 90s or 1d12h"
+    "Seconds in a time such as 3h30m, 45m, 90s or 1d12h; ValueError for other words"
     found = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
     if not text.strip() or not found: raise ValueError(f"time {text!r}: give days, hours, minutes and seconds, as 3h30m or 90s")
     return float(sum(int(number or 0) * unit for number, unit in zip(found.groups(), (86400, 3600, 60, 1))))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from .augment import DSA
 from .data import ImageData, seeded
 from .experts import train_epoch
@@ -25,7 +25,7 @@ def herd(
     features: Tensor,  # [n,D]
     n: int,
 ) -> Tensor:  # indices [n], in the order of the picks
-    "Greedy picks, none twice, whose mean stays as near as possible to the mean of all (Rebuffi et al. 2017)"
+    "Greedy picks, none twice, whose mean stays near to the mean of all (Rebuffi et al. 2017); ValueError for n out of range"
     if not 1 <= n <= len(features): raise ValueError(f"n {n}: must be 1 to {len(features)}, the number of images")
     mean, total = features.mean(0), torch.zeros_like(features[0])
     taken, picks = torch.zeros(len(features), dtype=torch.bool, device=features.device), []
@@ -74,7 +74,7 @@ def herding(
     lr=0.01,  # for training on the set
     seed=0,
     watching: Watching = Watching(),
-    model: FlatModel | None = None,  # the network itself, if it is one of your own
+    model: FlatModel | nn.Module | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images whose mean feature in a trained network stays nearest to that of the class"
     meta = describe(data, network, augment, method="herding", ipc=ipc, seed=seed, watching=asdict(watching))
@@ -128,7 +128,7 @@ def forgetting(
     lr=0.01,
     seed=0,
     watching: Watching = Watching(),
-    model: FlatModel | None = None,  # the network itself, if it is one of your own
+    model: FlatModel | nn.Module | None = None,  # the network itself, if it is one of your own
 ) -> SyntheticSet:
     "For every class, the images that are forgotten most often, those never learned first; among ties, the larger loss first"
     meta = describe(data, network, augment, method="forgetting", ipc=ipc, seed=seed, watching=asdict(watching))

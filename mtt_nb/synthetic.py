@@ -125,7 +125,7 @@ def choose_per_class(
     n_classes: int,
     generator: torch.Generator,
 ) -> Tensor:  # indices [n_classes * ipc], class by class
-    "Pick `ipc` images of every class at random, none twice"
+    "Pick `ipc` images of every class at random, none twice; ValueError where a class has too few"
     chosen = []
     for k in range(n_classes):
         members = (y == k).nonzero()[:, 0]
@@ -136,7 +136,7 @@ def choose_per_class(
 
 # %% ../nbs/06_synthetic.ipynb #d4b49f0c
 def describe(data: ImageData, network: dict, augment: DSA | None, **more) -> dict:
-    "The entries of `SyntheticSet.meta` that every method shares"
+    "The entries of `SyntheticSet.meta` that every method shares; ValueError unless network is a spec, and augment a DSA or None"
     require_dsa(augment)
     augment = augment or DSA("none")
     if not isinstance(network, dict): raise ValueError(f"network is a {type(network).__name__}: must be FlatModel(network).spec")
@@ -166,7 +166,7 @@ def starting_images(
     pix_init: str,  # "real", or "noise": pixels of the standard normal distribution
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # images [n,C,H,W] and their labels [n]
-    "What a run begins with: real images drawn at random, or noise with the same labels"
+    "What a run begins with: real images drawn at random, or noise with the same labels; ValueError where a class has too few"
     if pix_init not in ("real", "noise"): raise ValueError(f"pix_init {pix_init!r}: 'real' or 'noise'")
     pick = choose_per_class(data.y_train, ipc, data.n_classes, generator)
     images = data.x_train[pick].clone()
@@ -207,7 +207,9 @@ def export(
     synthetic: SyntheticSet,
     path: Path | str,  # a file that ends in .npz, or a new folder
 ) -> None:
-    "Copy a set for other programs: all its arrays as they are in an .npz, or PNG files of 8 bits and labels.csv in a folder"
+    """Copy a set for other programs: all its arrays as they are in an .npz, or PNG files of 8 bits and labels.csv in a folder
+
+    ValueError for other endings, and for a folder that is not empty; OSError if the disk is full."""
     path = Path(path)
     if path.suffix not in (".npz", ""): raise ValueError(f"{path}: must end in .npz, or be a folder, whose name has no ending")
     (_npz if path.suffix else _pictures)(synthetic, path)

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,7 +155,7 @@ class Row(NamedTuple):
     published: float | None = None
     published_std: float | None = None
     source: str | None = None
-    looks: tuple = ()  # for each seed, pairs of seconds and validation accuracy
+    looks: Sequence = ()  # for each seed, pairs of seconds and validation accuracy
 
 # %% ../nbs/25_table.ipynb #6e68031e
 def looks(log: list[dict]) -> list[tuple[float, float]]:
@@ -246,7 +246,7 @@ def draw_row(ax, r: Row, others: list[Row]) -> None:
 
 # %% ../nbs/25_table.ipynb #1d8a0a94
 def plot_table(rows: list[Row]) -> Picture:
-    "Accuracy against seconds, a panel for each method"
+    "Accuracy against seconds, a panel for each method; ValueError if there is nothing to draw"
     drawn = [r for r in rows if r.ipc]
     if not drawn: raise ValueError("nothing to draw: the table has no row except that of the full data")
     columns = min(5, len(drawn))
@@ -321,7 +321,7 @@ def run_table(
     say: Say = lambda *_: None,
     full_data=True,  # the line of all real images too
 ) -> list[Row]:
-    "Run all cells, or what is left of them, and write the table"
+    "Run all cells, or what is left of them, and write the table; ValueError for bad settings, or if another table is there"
     methods, file = tuple(dict.fromkeys(methods)) or (*SELECTIONS, *METHODS), Path(plan.out) / "settings.json"
     plan.budget.check()
     require(seeds >= 1, "seeds", seeds, "at least 1")

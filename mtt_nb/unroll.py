@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 import torch
 from torch import Tensor
 from .models import training_loss
@@ -28,7 +29,9 @@ def gradient(
 
 # %% ../nbs/05_unroll.ipynb #8cb23d23
 def full_unroll(model, theta, xs, ys, lr, momentum) -> tuple[Tensor, Tensor]:
-    "N student steps with the whole graph kept: theta_N, and the path [N+1,P] without gradient"
+    """N student steps from theta [P] with the whole graph kept: theta_N, and the path [N+1,P] without gradient
+
+    Batches xs [N,B,C,H,W], their labels ys as in `unroll`, and learning rates lr [N]; or several students, likewise."""
     if not theta.requires_grad: theta = theta.detach().requires_grad_()
     path, velocity = [theta.detach()], 0.0
     for x, y, step in zip(xs, ys, lr, strict=True):
@@ -78,7 +81,8 @@ class AdjointUnroll(torch.autograd.Function):
     """The same N steps with one step's graph alive at a time.
 
     Forward keeps the points theta_0..theta_N (and the velocities, with momentum). Backward carries lambda and nu, the gradients
-    with respect to the student's point and velocity, from step N to step 0, and builds each step's graph anew."""
+    with respect to the student's point and velocity, from step N to step 0, and builds each step's graph anew.
+    RuntimeError for second derivatives."""
     @staticmethod
     def forward(ctx, make, model, momentum, path_device, theta, xs, ys, lr):
         step, kept = by_blocks(make(student_step, model, momentum)), dict(device=path_device or theta.device)
@@ -150,7 +154,7 @@ def unroll(
     compile=False,  # the two steps of "constant" through `Fast`: slow at first, then faster
     path_device=None,  # where "constant" keeps the points passed: "cpu" if a GPU is short of memory; by default with theta
     return_path=False,  # also return the points passed [N+1,P] or [N+1,K,P], without gradient
-) -> Tensor:  # theta_N, like theta, differentiable in theta, xs, lr and soft ys
+) -> Tensor | Any:  # theta_N, like theta, differentiable in theta, xs, lr and soft ys; with return_path also the path
     "N steps of SGD from theta (the inner loop of the paper's Algorithm 1); ValueError for input that does not fit together"
     lr = torch.as_tensor(lr, dtype=theta.dtype, device=theta.device)
     _check_unroll(theta, xs, ys, lr, momentum, memory, compile)
