@@ -216,12 +216,13 @@ class View {
   }
 
   buildPanel() {
-    const p = this.panel = element("div", this.stage, { class: "mtt-panel", role: "dialog", "aria-label": "one image", tabindex: -1 });
+    const p = this.panel = element("div", this.stage, { class: "mtt-panel", role: "dialog", tabindex: -1 });
     p.hidden = true;
     const pair = element("div", p, { class: "mtt-pair" }), side = element("div", p, { class: "mtt-side" });
     this.big = element("canvas", pair, { class: "mtt-big", role: "img", tabindex: -1, "aria-label": "the image: paint on it" });
     this.grad = element("canvas", pair, { class: "mtt-grad", role: "img", "aria-label": "gradient of the loss on its pixels" });
-    this.panelTitle = element("div", side, { class: "mtt-title", "aria-live": "polite" });
+    this.panelTitle = element("div", side, { class: "mtt-title", id: `mtt-title-${Math.random()}` });
+    p.setAttribute("aria-labelledby", this.panelTitle.id);
     this.panelText = element("div", side, { class: "mtt-note" });
     const tools = element("div", side, { class: "mtt-row" });
     element("label", tools, {}, "Brush").append(this.brush = element("input", null, { type: "range", min: 0, max: 255, value: 255, class: "mtt-brush", "aria-label": "brush, black to white" }),
@@ -247,7 +248,7 @@ class View {
     this.backButton.onclick = () => { this.send({ kind: "undo_reset" }); this.canvas.focus({ preventScroll: true }); };  // it goes away
     this.freeButton.onclick = () => {
       this.store.runs.forEach((r, run) => { if (r.status.pinned) this.send({ kind: "segment", run, expert: null }); });
-      this.canvas.focus({ preventScroll: true });
+      this.canvas.focus({ preventScroll: true });  // it goes away, too
     };
     this.closeButton.onclick = () => this.show(null);
     this.keepButton.onclick = () => this.settle(keepPaint);
@@ -333,8 +334,10 @@ class View {
     if (e.ctrlKey || e.metaKey || e.altKey) return;
     const by = e.target === this.scrub && { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[e.key];  // frames, which may be far apart
     if (by) { this.stop(); this.move(by); e.preventDefault(); }
-    if (e.target.type === "range" && e.key === " ") e.preventDefault();  // or the notebook scrolls away
-    if (e.target.tagName === "INPUT" && e.key !== "Escape") { e.stopPropagation(); return; }  // or JupyterLab takes the arrow keys
+    const arrow = e.key.startsWith("Arrow"), slides = e.target.matches(".noUi-handle") && (arrow || /^(Home|End|Page)/.test(e.key));
+    const its = slides || e.target.isContentEditable || e.target.tagName === "INPUT" && e.key !== "Escape" || e.target.tagName === "BUTTON" && e.key === " ";
+    if (e.target.type === "range" && e.key === " ") e.preventDefault();  // the page would scroll
+    if (its) { e.stopPropagation(); return; }  // a control's own keys: JupyterLab is not to take them
     const inside = e.shiftKey, act = {
       ArrowLeft: () => inside ? this.moveInside(-1) : this.move(-1), ArrowRight: () => inside ? this.moveInside(1) : this.move(1),
       Home: () => this.move(-1e9), End: () => this.goLive(), Escape: () => this.open ? this.show(null) : this.goLive(),
@@ -342,9 +345,8 @@ class View {
       "[": () => this.next(-1), "]": () => this.next(1), f: () => e.repeat || this.fill(),
       ",": () => this.shift(-1, 0), ".": () => this.shift(1, 0), "<": () => this.shift(0, -1), ">": () => this.shift(0, 1),
     }[e.key];
-    if (e.target.tagName === "BUTTON" && e.key === " ") return;
     if (act) { this.stop(); act(); e.preventDefault(); }
-    if (act || e.key.length === 1) e.stopPropagation();  // JupyterLab would insert a cell for b
+    if (act || arrow || e.key.length === 1) e.stopPropagation();  // JupyterLab would insert a cell for b
   }
 
   // -------------------------------------------------------------- pointing
@@ -887,8 +889,7 @@ class View {
       return to.map(t => Math.round(247 + (t - 247) * a));
     });
     const name = run.info.labels?.[i];
-    const title = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
-    if (this.panelTitle.textContent !== title) { this.panelTitle.textContent = title; this.panel.setAttribute("aria-label", title); }
+    this.panelTitle.textContent = `image ${i + 1} of ${images.shape[0]}${name == null ? "" : `, class ${name}`}`;
     const kept = `Kept${run.status.word === "finished" ? "" : ": the next meta-step starts from it"}.`;
     this.panelText.textContent = (frame.grad ? `Right: what lowers the loss. Orange: brighter, purple: darker; full colour is a slope of ${short(frame.grad_scale)}. ` : "") +
       (!canPaint ? "" : !live ? "Press Live to paint." : s && !s.changed ? kept : "Paint on the left image: the student's path is computed again.");
@@ -922,7 +923,8 @@ class View {
     const kept = s.dropped && !s.running ? `${s.dropped} meta-step${s.dropped > 1 ? "s" : ""}` : "";
     this.backButton.hidden = !kept;
     this.backButton.title = `Bring back the ${kept} that Reset dropped: possible until the next meta-step`;
-    say(this.said, s.running ? "running" : `${s.word ?? ""}${kept && `; Undo reset brings ${kept} back`}`);
+    const state = s.running ? "running" : `${s.word ?? ""}${kept && `; Undo reset brings ${kept} back`}`;
+    say(this.said, this.open ? `${this.panelTitle.textContent}; ${state}` : state);
     const recorded = !runs.some(r => r.info.driven), frames = Math.max(...runs.map(r => r.frames.length));
     this.bar.hidden = recorded;
     this.bar.querySelector(".mtt-toggle").textContent = s.running ? "Pause" : "Start";
@@ -931,9 +933,8 @@ class View {
     this.playButton.disabled = frames < 2;
     this.playButton.textContent = this.playing ? "Stop" : "Play";
     const shown = frame?.step ?? 0, n = this.innerSteps();
-    const now = () => s.running ? "a run in progress" : `meta-step ${shown} of ${latest}, loss ${short(frame.loss)}`;  // what changes is read aloud again
-    const label = frame ? `${now()}; arrow keys move through its meta-steps, with shift through ${n} student steps` : "no meta-step yet";
-    if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
+    const where = s.running && frame === last(run.frames) ? "the newest meta-step" : `meta-step ${shown}, loss ${short(frame?.loss)}`;  // constant in a run: it is read at each change
+    this.canvas.setAttribute("aria-label", frame ? `${where}; arrow keys move through the meta-steps, with shift through ${n} student steps` : "no meta-step yet");
     Object.assign(this.scrub, { min: 1, max: Math.max(1, latest), value: shown });
     this.scrub.setAttribute("aria-valuetext", `meta-step ${shown} of ${latest}`);
     this.liveButton.setAttribute("aria-pressed", String(this.cursor == null && this.peek == null));
@@ -959,18 +960,14 @@ class View {
   nameSliders() {  // those of the page beside the picture: their handles have no names of their own
     const box = this.root.closest(".widget-vbox");
     if (!box) return;
+    box.onkeydown = e => this.key(e);  // the picture's keys are those of its sliders and buttons, too
     box.onkeyup = () => this.redraw();
-    box.onkeydown = e => {  // the page's own buttons have the keys of the picture; what a slider or a number has no use for is no command of JupyterLab's either
-      if (e.ctrlKey || e.metaKey || e.altKey) return;
-      if (e.target.tagName === "BUTTON" && !this.root.contains(e.target)) this.key(e);
-      if (e.key.length === 1 || e.key.startsWith("Arrow")) e.stopPropagation();
-    };
     for (const slider of box.querySelectorAll(".widget-hslider")) {
       const [label, handle, value] = [".widget-label", ".noUi-handle", ".widget-readout"].map(s => slider.querySelector(s));
       slider.title = label.title;
       handle.setAttribute("aria-label", label.title || label.textContent);
       handle.setAttribute("aria-valuetext", value.textContent);
-      value.setAttribute("aria-label", label.title || label.textContent);
+      if (value.isContentEditable) Object.assign(value, { role: "textbox", ariaLabel: handle.ariaLabel });
     }
   }
 
