@@ -17,7 +17,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
-from .data import image_grid
+from .data import image_grid, whole_file
 from .synthetic import SyntheticSet
 from .evaluate import Evaluation
 from .plane import Plane, distances, layer_distances
@@ -331,7 +331,7 @@ class _Screen:
         for name, p in points.items(): self.moving[name].set_data(*self.plane.project(p).T.cpu())
 
 # %% ../nbs/11_plots.ipynb #0fab934d
-def write_gif(path: Path, pictures: list[np.ndarray], fps: float) -> None:
+def write_gif(path: Path | str, pictures: list[np.ndarray], fps: float) -> None:
     "Frames uint8 [height,width,3] with one palette, in which greys stay grey; the last frame stays for two seconds"
     some = np.concatenate([pictures[0], pictures[len(pictures) // 2], pictures[-1]])
     found = Image.fromarray(some).quantize(191, method=Image.Quantize.MAXCOVERAGE).getpalette()[:191 * 3]
@@ -345,7 +345,7 @@ def write_gif(path: Path, pictures: list[np.ndarray], fps: float) -> None:
         frames[-1].putpalette(colours + [255] * 3)
     film, hold = io.BytesIO(), [round(1000 / fps)] * (len(frames) - 1) + [2000]
     frames[0].save(film, "gif", save_all=True, append_images=frames[1:], duration=hold, loop=0)
-    path.write_bytes(film.getvalue())
+    with whole_file(path) as partial: partial.write_bytes(film.getvalue())
 
 # %% ../nbs/11_plots.ipynb #d1a3b96e
 def save_animation(
