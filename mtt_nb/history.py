@@ -253,7 +253,7 @@ def _plane(ax, history: History, frame: dict) -> None:
     plane = next((p for p in history.planes if p["expert"] == frame.get("expert")), None)
     if plane is None or "path" not in frame:
         ax.set_axis_off()
-        ax.set_title("this method has no student's path")
+        ax.set_title("no plane of this expert" if "distance" in frame else "this method has no student's path")
         return
     ends = np.array([f["path"][-1] for f in history.frames if f["step"] <= frame["step"] and f.get("expert") == plane["expert"]])
     ax.plot(*ends.T, **ENDS, alpha=0.5, label="other ends")
@@ -303,8 +303,9 @@ def _on_one_expert(
     history: History,
     most: int,  # of them, evenly chosen
 ) -> list[dict]:
-    "The frames on the expert that came up most often"
-    expert = mode(f.get("expert") for f in history.frames)
+    "The frames on the expert that came up most often, of those with a plane if there are any"
+    drawn = [f for f in history.frames if "path" in f] or history.frames.items
+    expert = mode(f.get("expert") for f in drawn)
     frames = [f for f in history.frames if f.get("expert") == expert]
     return [frames[i] for i in np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
 
