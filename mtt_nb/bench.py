@@ -276,7 +276,7 @@ def workers(make, variants, device, threads, settings) -> Iterator[dict]:
 
 # %% ../nbs/40_bench.ipynb #88bb3dde
 def answer(pipe):
-    "What the worker sends; raises its error, if it met one"
+    "What the worker sends; raises its error if it met one, ChildProcessError if it died"
     try: said = pipe.recv()
     except EOFError:
         raise ChildProcessError("a worker of the benchmark died, perhaps because memory ran out: leave out large tasks") from None
@@ -369,7 +369,7 @@ def table(tasks: dict[str, dict], heading=True) -> str:
 # %% ../nbs/40_bench.ipynb #c312c142
 def bench(names: list[str] | None = None, device="cpu", threads: int | None = None, rounds: int | None = None,
           say: Callable[[str], None] = print, keep: Callable[[dict], None] = lambda found: None) -> dict:
-    """Measure the tasks of these names; by default all, and the errors of the gradient too.
+    """Measure the tasks of these names, by default all and the errors of the gradient; ValueError for a name that there is not.
 
     JSON can hold what it returns, and what it gives `keep` after every task."""
     whole, names = not names, names or list(TASKS)

@@ -44,7 +44,7 @@ class Thinned:
 
 # %% ../nbs/12_history.ipynb #28896125
 def thinned_state(state: dict) -> dict:
-    "`vars` of a `Thinned`, as read from a file; an error where they are something else"
+    "`vars` of a `Thinned`, as read from a file; LookupError or TypeError where they are something else"
     if state.keys() != vars(Thinned(1)).keys(): raise LookupError(", ".join(state))
     if not isinstance(state["items"], list) or len(state["items"]) > state["limit"] + 1: raise TypeError("items")
     if min(state["limit"], state["stride"]) < 1 or type(state["extra"]) is not bool: raise TypeError("limit, stride, extra")
@@ -323,7 +323,7 @@ def film(
     most=40,  # frames, evenly chosen
     fps=5.0,  # frames a second
 ) -> Path:
-    "Write `picture` after `picture`: the meta-steps on one expert, the one with most of them"
+    "Write `picture` after `picture` to a .gif, else ValueError: the meta-steps on one expert, the one with most of them"
     path = Path(path)
     if path.suffix.lower() != ".gif": raise ValueError(f"{path}: the film is a GIF, so its name must end in .gif")
     if not len(history.frames): raise ValueError("a history without frames: take some meta-steps first")

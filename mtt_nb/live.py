@@ -421,7 +421,7 @@ class Runs(_Held):
 
 # %% ../nbs/12_live.ipynb #58ebda35
 class Live(Panel, Page, Runs, W.VBox):
-    "The live lab: buttons, sliders, and one canvas with the plane, the images and the curves of one run or several"
+    "The live lab: buttons, sliders, and one canvas for one run or several; ValueError for a view that there is not"
     def __init__(
         self,
         *makes,  # for every run a function that makes its distiller, or a distiller, or a History

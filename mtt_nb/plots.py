@@ -84,7 +84,7 @@ def plot_plane(
     target: Tensor | None = None,  # [P]
     ends: Tensor | None = None,  # [k, P]: where students of other meta-steps ended
 ) -> Picture:
-    "Paths in the plane, and how far each of their points is from it"
+    "Paths in the plane, and how far each of their points is from it; ValueError without a path"
     if expert is None and student is None: raise ValueError("nothing to draw: give an expert's path, a student's, or both")
     fig = Picture(7, 3)
     left, right = fig.subplots(1, 2, width_ratios=[2, 1])
@@ -186,7 +186,7 @@ def plot_images(synthetic: SyntheticSet) -> Picture:
 def plot_filmstrip(
     snapshots: Sequence[tuple[int, SyntheticSet]],  # meta-step and the set as it was then, from one run
 ) -> Picture:
-    "How images change: a column for every snapshot, a row for the first image of each class, ten rows at most"
+    "How images change: a column for each snapshot, a row for the first image of ten classes at most; ValueError for none"
     if not snapshots: raise ValueError("no snapshots: give pairs of a meta-step and a SyntheticSet")
     sets = [s for _, s in snapshots]
     if len({s.images.shape for s in sets}) > 1: raise ValueError("snapshots of several image shapes: take them from one run")
@@ -239,7 +239,7 @@ def draw_accuracy(ax, log: Sequence[dict]) -> None:
 
 # %% ../nbs/11_plots.ipynb #ab2c6c4b
 def plot_curves(log: Sequence[dict]) -> Picture:
-    "Loss and, where the log has them, the student's learning rate and the validation accuracy over the meta-steps"
+    "Loss and, where the log has them, learning rate and validation accuracy; ValueError for a log without a loss"
     if not log: raise ValueError("the log is empty: take a meta-step first")
     if not any("loss" in line for line in log): raise ValueError("the log has no loss: give what JsonLines.read(path) gives")
     draw = {"loss": draw_loss, "lr": draw_lr, "val_accuracy": draw_accuracy}

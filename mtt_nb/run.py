@@ -182,7 +182,7 @@ def earlier(history: Path) -> History | None:
         print(f"{e}\ngoing on without it, now {aside.name}: a new history begins here", file=sys.stderr)
 
 def go_on(distiller, data: ImageData, out: Path, total: int, every: int) -> Recorder:
-    "Bring a distiller to the state of its run folder; returns the recorder that continues its history"
+    "Bring a distiller to the state of its folder; the recorder that goes on with its history; ValueError for another run's"
     require_same_data("the run", distiller.synthetic.meta, data)
     data.part("val")  # an error now, not at the first validation
     checkpoint, history, ranks, there = out / "checkpoint.safetensors", out / "history.safetensors", distiller.ranks, False

@@ -25,7 +25,7 @@ from mtt_nb.selection import forgetting, herding
 from mtt_nb.settings import MTTConfig
 
 NBS = Path(__file__).parents[1] / "nbs"
-SILENT = {"cli", "checks", "bench", "history", "live", "plots", "run"}  # the first two speak to people; the docstrings of the others are to come
+SILENT = {"cli", "checks"}  # these speak to people
 MODULES = sorted(p for p in (NBS.parent / "mtt_nb").glob("*.py") if p.stem not in SILENT)
 MEDIAN, NINE_IN_TEN, LONGEST = 6, 20, 40  # lines of a code cell
 FEWEST = 30  # cells of a chapter
