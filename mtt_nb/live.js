@@ -658,8 +658,11 @@ class View {
 
   drawPlane(run, index, newest, r) {
     const g = this.g, ink = this.ink_, expert = this.choosePlane(run, newest), plane = run.planes.get(expert);
-    this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space, plane of expert ${expert ?? "–"}`, r.x, r.y + 13, { bold: true, size: 13 });
-    if (!plane) return;
+    this.text(`${this.store.runs.length > 1 ? run.info.name + ": " : ""}parameter space${expert == null ? "" : `, plane of expert ${expert}`}`, r.x, r.y + 13, { bold: true, size: 13 });
+    if (!plane) {  // of so many or so large experts that not all planes are kept
+      if (newest) this.text("the plane of this expert is not kept", r.x + 18, r.y + 40, { color: ink.faint, size: 11 });
+      return;
+    }
     const wanted = newest?.step ?? Infinity, mine = run.frames.filter(f => f.step <= wanted && f.expert === expert && f.path), frame = last(mine);
     const changed = poked(run, newest), poke = changed?.path && changed.expert === expert ? changed : null;  // not on another expert's segment
     const [x0, y0, x1, y1] = run.boxes.get(expert), in_ = { x: r.x + 18, y: r.y + 22, w: r.w - 26, h: r.h - 44 };

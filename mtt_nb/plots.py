@@ -53,20 +53,18 @@ def draw_plane(
     student: Tensor | None = None,  # [N+1, P], from the start on
     target: Tensor | None = None,  # [P]
     ends: Tensor | None = None,  # [k, P]: where students of other meta-steps ended
-) -> dict:  # the line of each thing drawn, by name
+) -> None:
     "Paths in the plane on matplotlib axes, a unit of distance equally long in both directions"
     start = None if student is None else student[:1]
     target = None if target is None else target[None]
     things = {"expert": (expert, EXPERT), "other ends": (ends, ENDS), "student": (student, STUDENT),
               "start": (start, START), "target": (target, TARGET)}
-    lines = {}
     for name, (points, style) in things.items():
-        if points is not None: lines[name], = ax.plot(*plane.project(points).T.cpu(), **style, label=name)
+        if points is not None: ax.plot(*plane.project(points).T.cpu(), **style, label=name)
     ax.set_aspect("equal", adjustable="datalim")
     ax.locator_params(nbins=6)
     first, second = (f"{100 * share:.3g}%" for share in plane.explained)
     ax.set(xlabel=f"axis 1 ({first} of variance)", ylabel=f"axis 2 ({second})")
-    return lines
 
 # %% ../nbs/11_plots.ipynb #3ec015ab
 def draw_residual(ax, plane: Plane, expert: Tensor | None = None, student: Tensor | None = None) -> None:
