@@ -91,7 +91,8 @@ class SyntheticSet:
     def __len__(self) -> int: return len(self.images)
     def __repr__(self):
         size, (data, method) = "x".join(map(str, self.images.shape[1:])), map(self.meta.get, ("data", "method"))
-        return f"SyntheticSet({len(self)} images of {size} from {data} by {method}, lr {self.lr:.4g})"
+        by = f" by {method}" if method else ""  # a set of your own needs no method
+        return f"SyntheticSet({len(self)} images of {size} from {data}{by}, lr {self.lr:.4g})"
     @property
     def augment(self) -> DSA:
         "The augmentation it was made for, and should be trained with"
