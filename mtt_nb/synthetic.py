@@ -91,8 +91,7 @@ class SyntheticSet:
     def __len__(self) -> int: return len(self.images)
     def __repr__(self):
         size, (data, method) = "x".join(map(str, self.images.shape[1:])), map(self.meta.get, ("data", "method"))
-        by = f" by {method}" if method else ""  # a set of your own needs no method
-        return f"SyntheticSet({len(self)} images of {size} from {data}{by}, lr {self.lr:.4g})"
+        return f"SyntheticSet({len(self)} images of {size} from {data}{f' by {method}' if method else ''}, lr {self.lr:.4g})"
     @property
     def augment(self) -> DSA:
         "The augmentation it was made for, and should be trained with"
